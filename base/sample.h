@@ -1,0 +1,20 @@
+// One example, as shards hold it and tasks take it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace thinwire {
+
+// Token ids are those of the tokenizer the shard was prepared with; nothing is
+// padded.
+struct Sample {
+  std::uint64_t id = 0;  // unique in its folder
+  std::int32_t task = 0;
+  std::vector<std::int32_t> input;   // [n] token ids, special tokens included
+  std::vector<std::int32_t> types;   // [n] segment ids, or empty: all zero
+  std::vector<std::int32_t> target;  // [m] token ids (text_to_text), or empty
+  double label = 0;                  // class index or regression value
+};
+
+}  // namespace thinwire
