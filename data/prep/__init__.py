@@ -1,0 +1,1 @@
+"""Text to Thinwire shards; `data/prepare.py` is the program."""
