@@ -1,0 +1,50 @@
+// A folder of HDF5 shards with its index.json (docs/data_format.md).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/sample.h"
+
+namespace thinwire {
+
+// What index.json says of the whole folder.
+struct ShardIndex {
+  std::string task_kind;           // classify | regress | text_to_text | …
+  std::int64_t samples = 0;
+  std::int64_t labels = 0;         // classes, 0 where there are none
+  std::vector<std::string> label_names;
+  std::int64_t vocab_size = 0;
+  std::int64_t pad_id = 0;
+  std::int64_t max_input = 0, max_target = 0;  // longest, in tokens
+  std::string tokenizer_sha256;
+};
+
+// Thread-safe for reading: HDF5 is entered only while opening (chunk offsets
+// are read once); samples are then read with pread, inflated, unshuffled and
+// Fletcher32-checked by the calling thread.
+class ShardFolder {
+ public:
+  virtual ~ShardFolder() = default;
+  virtual const ShardIndex& index() const = 0;
+  virtual const std::string& path() const = 0;
+  // Samples [first, first + count) in storage order over all shards. Throws
+  // IoError (file, dataset, chunk) on a read error or checksum mismatch.
+  virtual std::vector<Sample> read(std::int64_t first,
+                                   std::int64_t count) const = 0;
+  // Length in tokens of every sample's input (+ target), storage order.
+  virtual const std::vector<std::int32_t>& lengths() const = 0;
+  // Recomputes the checksums of every file and chunk. Throws IoError.
+  virtual void verify() const = 0;
+  // The token string of each id (the tokenizer's decode table), empty if the
+  // folder has none.
+  virtual const std::vector<std::string>& vocabulary() const = 0;
+};
+
+// Opens and checks the folder: schema version, counts, sizes and offsets.
+// Throws UsageError or IoError with one line: file, what, what would be right.
+std::shared_ptr<const ShardFolder> open_shard_folder(const std::string& path);
+
+}  // namespace thinwire

@@ -1,0 +1,46 @@
+// Evaluation and prediction over a whole folder, split over the ranks; every
+// rank returns the same metrics.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "dist/trainer.h"
+
+namespace thinwire {
+
+struct EvalOptions {
+  std::int64_t batch_size = 32;
+  std::int64_t samples = 0;   // the first so many in storage order; 0: all
+  std::function<void(std::int64_t done, std::int64_t of)> progress;
+};
+
+// Rank r evaluates every P-th batch of the storage order; rows are gathered.
+// Blocks on all ranks; an error on one rank is raised on all.
+EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
+                    const ShardFolder& folder, const EvalOptions& options);
+
+// All predictions in storage order, on every rank.
+std::vector<Prediction> predict(Communicator& comm, Backbone& backbone,
+                                Task& task, const ShardFolder& folder,
+                                const EvalOptions& options);
+
+// Declares, agrees, binds and attaches all methods: what run_training does
+// before step 1 and `eval`, `predict`, `mask`, `inspect` do alone. scoring may
+// be null (counts only).
+Delta declare_delta(Backbone& backbone,
+                    std::vector<std::unique_ptr<Method>>& methods,
+                    const DeclareContext& context);
+void attach_delta(Backbone& backbone,
+                  std::vector<std::unique_ptr<Method>>& methods,
+                  const Delta& delta);
+
+// Scoring over the run's training data, for declare_delta (`mask`, trainer).
+std::unique_ptr<Scoring> make_scoring(Communicator& comm, Backbone& backbone,
+                                      Task& task,
+                                      std::shared_ptr<const ShardFolder> train,
+                                      std::uint64_t data_seed,
+                                      TrainObserver* observer);
+
+}  // namespace thinwire

@@ -1,0 +1,134 @@
+// The training loop: batches in, one exchange of the delta's gradient, one
+// optimizer pass. Knows no method and no backend by name.
+//
+// P ranks with batch b take the same steps as one rank with batch P b, and
+// `accumulation` a the same as a batch a times as large, up to rounding, with
+// dropout on: gradients are sums, and the division by the summed loss weight of
+// all ranks and micro-batches follows the exchange.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/loader.h"
+#include "data/shard_folder.h"
+#include "peft/method.h"
+#include "peft/relayout.h"
+#include "tasks/task.h"
+
+namespace thinwire {
+
+class Communicator;
+
+struct TrainOptions {
+  std::int64_t steps = 0;         // optimizer steps; 0: epochs decides
+  double epochs = 0;
+  std::int64_t batch_size = 32;   // samples per rank and micro-batch
+  std::int64_t accumulation = 1;  // micro-batches per step
+  double lr = 1e-3;
+  std::string optimizer = "adamw";  // adamw | sgd
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double momentum = 0;
+  bool nesterov = false;
+  double weight_decay = 0;
+  double clip = 1.0;                // global norm; 0: off
+  std::string schedule = "linear";  // linear | cosine | constant
+  std::int64_t warmup = 0;          // steps
+  std::int64_t eval_every = 0;      // steps; 0: only at the end
+  std::int64_t eval_samples = 0;    // 0: all
+  bool eval_at_start = false;
+  std::int64_t eval_batch_size = 0;  // 0: batch_size
+  std::int64_t checkpoint_every = 0;  // steps; 0: only at the end
+  std::int64_t keep = 2;             // checkpoints kept beside best/
+  std::int64_t log_every = 10;
+  std::int64_t patience = 0;        // evaluations without gain; 0: off
+  std::string metric;               // of best/ and patience; "": the task's
+  std::int64_t max_skips = 10;      // non-finite steps in a row that end a run
+  StatePolicy state_policy = StatePolicy::kDrop;  // at phase boundaries
+  std::uint64_t seed = 1;           // dropout and initial values
+  std::uint64_t data_seed = 1;
+  std::int64_t bucket_window = 2048;
+  std::int64_t queue_batches = 4;
+  double dropout = -1;              // < 0: the model's own
+};
+
+// One line of metrics.jsonl (design §5); milliseconds of this rank.
+struct StepRecord {
+  std::int64_t step = 0;
+  double loss = 0, lr = 0, grad_norm = 0;
+  std::int64_t samples = 0, tokens = 0;  // of all ranks
+  double step_ms = 0, data_ms = 0, forward_ms = 0, backward_ms = 0;
+  double comm_ms = 0, comm_exposed_ms = 0, optimizer_ms = 0;
+  std::int64_t sent_bytes = 0, received_bytes = 0;  // this rank, this step
+  bool skipped = false;             // non-finite on some rank: no rank stepped
+};
+
+struct EvalRecord {
+  std::int64_t step = 0;
+  std::string split = "eval";
+  Metrics metrics;
+  std::int64_t samples = 0;
+  double seconds = 0;
+  bool best = false;
+};
+
+struct TrainSummary {
+  std::int64_t steps = 0, trainable_parameters = 0, total_parameters = 0;
+  std::int64_t head_parameters = 0;          // of the trainable ones
+  std::int64_t delta_bytes = 0, payload_bytes_per_step = 0;
+  std::int64_t sent_bytes = 0;               // this rank, whole run
+  std::int64_t skipped_steps = 0;
+  double seconds_to_first_step = 0, seconds = 0;  // since run_training began
+  int ranks = 1;
+  Digest delta_hash, backbone;
+  std::optional<EvalRecord> first, last, best;
+  enum class Stop { kDone, kEarly, kSignal } stop = Stop::kDone;
+};
+
+// What the run tells the outside; rank 0's observer prints and writes, the
+// others' usually do nothing. Called between steps, never concurrently.
+class TrainObserver {
+ public:
+  virtual ~TrainObserver() = default;
+  virtual void begin(const Delta& delta, std::int64_t first_step,
+                     std::int64_t steps) {}
+  virtual void step(const StepRecord& record) {}
+  virtual void eval(const EvalRecord& record) {}
+  virtual void phase(std::int64_t step, const Delta& delta) {}
+  virtual void checkpoint(std::int64_t step, const std::string& folder) {}
+  virtual void progress(std::string_view what, std::int64_t done,
+                        std::int64_t of) {}
+  virtual void warn(std::string_view message) {}
+};
+
+struct TrainRun {
+  Communicator* comm;
+  Backbone* backbone;       // head already added
+  Digest identity;          // of the backbone as loaded
+  Task* task;
+  std::vector<std::unique_ptr<Method>>* methods;
+  std::shared_ptr<const ShardFolder> train;
+  std::shared_ptr<const ShardFolder> eval;  // may be null
+  TrainOptions options;
+  // The run folder: checkpoints/step-N and best/ are written here (rank 0).
+  std::string folder;
+  bool resume = false;      // from the newest whole checkpoint, if there is one
+  std::string config_text;  // agreed over ranks at start, saved in checkpoints
+  TrainObserver* observer = nullptr;
+  // Asked between steps: true ends the run with a checkpoint (SIGTERM), or
+  // writes one and goes on (SIGUSR1). The ranks' answers are combined.
+  enum class Request { kNone, kCheckpoint, kStop };
+  Request (*request)() = nullptr;
+  // Phase layouts that were agreed elsewhere (a mask file, a delta to start
+  // from); else the methods declare it.
+  std::optional<Delta> initial_delta;
+};
+
+// Blocks on all ranks throughout; every rank calls it alike. Throws UsageError
+// (before step 1), IoError, CommError, or Error when max_skips is reached.
+TrainSummary run_training(TrainRun& run);
+
+}  // namespace thinwire

@@ -1,0 +1,121 @@
+// A pretrained model that does not move: blocks over a parameter source, with
+// sites that methods decorate.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "models/config.h"
+#include "models/parameters.h"
+#include "models/sites.h"
+
+namespace thinwire {
+
+// One side of a batch. tokens int64 [T]; types int64 [T] or undefined (all 0).
+struct TokenStream {
+  at::Tensor tokens, types;
+  Layout layout;
+};
+
+struct BackboneInput {
+  TokenStream encoder;              // the only stream of encoder-only models
+  TokenStream decoder;              // encoder-decoder: tokens already shifted
+  std::vector<std::int32_t> tasks;  // [B]
+  // Filled by tasks, read by their losses: class or regression labels [B]
+  // (int64 / fp32), or target tokens int64 [T_decoder], -100 ignored.
+  at::Tensor labels;
+  std::vector<std::uint64_t> sample_ids;  // [B]
+};
+
+// Hidden states [T', d] of the last stack, after its final norm (and dropout);
+// T' counts inserted rows. `layout` describes them; `first_rows` int64 [B] is
+// each sequence's first real token (CLS); `token_rows` int64 [T] the rows of
+// the input's tokens, undefined when nothing was inserted.
+struct BackboneOutput {
+  at::Tensor hidden;
+  Layout layout;
+  at::Tensor first_rows, token_rows;
+};
+
+class Backbone {
+ public:
+  virtual ~Backbone() = default;
+
+  const ModelConfig& config() const { return config_; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+  const std::vector<Site>& sites() const { return sites_; }
+  int find_site(SiteKind kind, std::string_view name) const;  // -1: none
+
+  // Attachments act in the order they were attached. Throw InternalError if
+  // the site is of another kind.
+  void attach(int site, std::shared_ptr<LinearAttachment> a);
+  void attach(int site, std::shared_ptr<SublayerAttachment> a);
+  void attach(int site, std::shared_ptr<AttentionAttachment> a);
+  void attach(int site, std::shared_ptr<EmbeddingAttachment> a);
+  void attach(int site, std::shared_ptr<TapAttachment> a);
+  void detach_all();
+
+  // Dropout acts only if ctx.training. Thread-compatible: one call at a time.
+  virtual BackboneOutput forward(const BackboneInput& in,
+                                 const ForwardContext& ctx) = 0;
+  // Encoder-decoders: the encoder alone, and the decoder on its output, so
+  // that generation runs the encoder once. Others throw InternalError.
+  virtual BackboneOutput encode(const BackboneInput& in,
+                                const ForwardContext& ctx) = 0;
+  virtual BackboneOutput decode(const BackboneOutput& memory,
+                                const BackboneInput& in,
+                                const ForwardContext& ctx) = 0;
+  // BERT: tanh(pooler(CLS)) [B, d]. Throws UsageError where there is none.
+  virtual at::Tensor pooled(const BackboneOutput& out,
+                            const ForwardContext& ctx) = 0;
+  // hidden [n, d] -> [n, V]. Throws UsageError where there is no LM head.
+  virtual at::Tensor lm_logits(const at::Tensor& hidden,
+                               const ForwardContext& ctx) = 0;
+
+  // A linear layer of a task head (its weight and bias are slots already):
+  // makes it a site like any other and returns the site number.
+  int add_head_linear(std::string name, int weight, int bias,
+                      std::int64_t d_in, std::int64_t d_out);
+  // The linear site with its attachments applied; x [T, d_in] -> [T, d_out].
+  at::Tensor linear(int site, const at::Tensor& x, const ForwardContext& ctx);
+
+ protected:
+  explicit Backbone(ModelConfig config) : config_(std::move(config)) {}
+
+  int add_site(Site site);
+  // The residual branch of a sublayer site: returns the adapted u.
+  at::Tensor adapt(int site, SublayerState state, const ForwardContext& ctx);
+
+  struct Attachments {
+    std::vector<std::shared_ptr<LinearAttachment>> linear;
+    std::vector<std::shared_ptr<SublayerAttachment>> sublayer;
+    std::vector<std::shared_ptr<AttentionAttachment>> attention;
+    std::vector<std::shared_ptr<EmbeddingAttachment>> embedding;
+    std::vector<std::shared_ptr<TapAttachment>> tap;
+  };
+  const Attachments& at_site(int site) const {
+    return attachments_[static_cast<std::size_t>(site)];
+  }
+
+  ModelConfig config_;
+  Parameters parameters_;
+  std::vector<Site> sites_;
+  std::vector<Attachments> attachments_;
+};
+
+// model: an HF folder. Throws UsageError/IoError with one line.
+std::unique_ptr<Backbone> load_backbone(const std::string& folder);
+// Random weights, a function of (seed, tensor name) alone.
+std::unique_ptr<Backbone> random_backbone(const std::string& config_json,
+                                          std::uint64_t seed);
+
+// Names of the architectures, for `list` and messages.
+std::vector<std::string> backbone_names();
+
+}  // namespace thinwire

@@ -1,0 +1,35 @@
+// config.json of an HF folder, read into the fields the backbones need.
+// T5: tie and scale rules of old and new transformers releases are resolved
+// here (scale_decoder_outputs, else tie_word_embeddings).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+namespace thinwire {
+
+struct ModelConfig {
+  std::string architecture;        // "bert" | "t5"
+  std::int64_t d_model = 0, heads = 0, d_kv = 0, d_ff = 0;
+  std::int64_t layers = 0, decoder_layers = 0;
+  std::int64_t vocab_size = 0, max_positions = 0, type_vocab = 0;
+  double norm_eps = 1e-12;
+  std::string activation;          // relu | gelu | gelu_new
+  bool gated = false;
+  double dropout = 0.1, attention_dropout = 0.1, classifier_dropout = 0.1;
+  double initializer_range = 0.02;   // T5: initializer_factor
+  std::int64_t relative_buckets = 32, relative_max_distance = 128;
+  bool scale_decoder_outputs = false;
+  std::int64_t pad_id = 0, eos_id = -1, decoder_start_id = -1;
+  std::int64_t labels = 2;
+  nlohmann::json raw;
+};
+
+// path: the config.json or the folder that holds it. Throws UsageError naming
+// the file, the key, its value and what would be right (an unknown model_type
+// lists the known ones), IoError if it cannot be read.
+ModelConfig read_model_config(const std::string& path);
+
+}  // namespace thinwire

@@ -1,0 +1,62 @@
+// The parameter source: every weight a backbone or task head uses, by HF's
+// on-disk name, and where its numbers come from in this run. No module owns a
+// leaf; a block asks for its weight each time it runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/hash.h"
+
+namespace thinwire {
+
+struct ForwardContext;
+
+class Parameters {
+ public:
+  struct Slot {
+    std::string name;     // HF's on-disk name, e.g. bert.pooler.dense.weight
+    at::Tensor frozen;    // fp32 storage; masked values are written into it
+    bool head = false;    // belongs to a task head
+    // At most one of the following; none: frozen.
+    at::Tensor leaf;      // the whole tensor trains (dense delta entry)
+    at::Tensor values, index;  // entries of it train (masked delta entry)
+    std::function<at::Tensor(const ForwardContext&)> compute;
+  };
+
+  // Returns the slot number. Throws InternalError on a second use of a name.
+  int add(std::string name, at::Tensor frozen, bool head = false);
+
+  int find(std::string_view name) const;     // -1: none
+  int require(std::string_view name) const;  // UsageError with nearest name
+  int size() const { return static_cast<int>(slots_.size()); }
+  const Slot& slot(int i) const { return slots_[static_cast<std::size_t>(i)]; }
+
+  // What the forward pass uses now: frozen storage, leaf, masked_parameter(…)
+  // or the computed tensor; shape as declared.
+  at::Tensor get(int slot, const ForwardContext& ctx) const;
+  bool trains(int slot) const;
+
+  // Switch the source of one slot. Throw UsageError naming the tensor if
+  // something else trains it already.
+  void set_leaf(int slot, at::Tensor leaf);
+  void set_masked(int slot, at::Tensor values, at::Tensor index);
+  void set_computed(int slot,
+                    std::function<at::Tensor(const ForwardContext&)> compute);
+  void freeze_all();  // every slot back to frozen
+
+  std::int64_t count(bool with_head = true) const;  // numbers in all slots
+  // The backbone's identity: (name, shape, dtype, bytes) of every slot that is
+  // not a head, sorted by name. Reads all weights; call before training.
+  Digest identity() const;
+
+ private:
+  std::vector<Slot> slots_;
+};
+
+}  // namespace thinwire

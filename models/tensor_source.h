@@ -1,0 +1,42 @@
+// Where a backbone's tensors come from: an HF folder, or random values by name.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/hash.h"
+
+namespace thinwire {
+
+struct Init {  // of a tensor that is not in any file
+  enum class Kind { kNormal, kZeros, kOnes } kind = Kind::kNormal;
+  float std = 0.02f;
+};
+
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  // fp32 [shape], writable without touching what other processes see. The
+  // first of `names` (HF on-disk names, the canonical one first, then older
+  // spellings) that exists. Throws UsageError (file, name, shape found and
+  // expected). Undefined tensor when none exists and `required` is false.
+  virtual at::Tensor get(const std::vector<std::string>& names,
+                         const std::vector<std::int64_t>& shape,
+                         const Init& init, bool required = true) = 0;
+  virtual bool contains(std::string_view name) const = 0;
+};
+
+// path: folder with model.safetensors or model.safetensors.index.json. fp32
+// tensors are mapped, fp16 and bf16 converted. Base-model checkpoints without
+// the architecture's prefix ("bert.") are found too.
+std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,
+                                             std::string_view prefix);
+// Values are a function of (seed, name) alone.
+std::unique_ptr<TensorSource> random_source(std::uint64_t seed);
+
+}  // namespace thinwire

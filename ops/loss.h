@@ -1,0 +1,20 @@
+// Summed losses. Gradients are sums; the division by the summed weight of all
+// ranks follows the exchange.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace thinwire {
+
+// logits fp32 [n, C], labels int64 [n] in [0, C) or -100 (ignored). -> scalar
+// sum of -log softmax(logits)[label] over labels that are not ignored.
+at::Tensor cross_entropy_sum(const at::Tensor& logits,
+                             const at::Tensor& labels);
+// The same per row, [n]; 0 where ignored.
+at::Tensor cross_entropy_rows(const at::Tensor& logits,
+                              const at::Tensor& labels);
+// predictions, targets fp32 [n] -> scalar sum of squared differences.
+at::Tensor squared_error_sum(const at::Tensor& predictions,
+                             const at::Tensor& targets);
+
+}  // namespace thinwire

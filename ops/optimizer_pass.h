@@ -1,0 +1,31 @@
+// Optimizers as one pass over flat fp32 vectors.
+#pragma once
+
+#include <cstdint>
+
+namespace thinwire {
+
+// Loshchilov & Hutter 2019, "Decoupled weight decay regularization", alg. 2.
+struct AdamwStep {
+  double lr, beta1, beta2, epsilon, weight_decay;
+  std::int64_t step;    // from 1, for bias correction
+  double grad_scale;    // multiplies the gradient first (1/weight, clipping)
+};
+// All [n]. In place: values, m, v. decay_towards: null is zero.
+void adamw_pass(float* values, const float* grads, float* m, float* v,
+                const float* decay_towards, std::int64_t n,
+                const AdamwStep& s);
+
+struct SgdStep {
+  double lr, momentum, weight_decay, grad_scale;
+  bool nesterov;
+};
+// velocity may be null when momentum is 0.
+void sgd_pass(float* values, const float* grads, float* velocity,
+              const float* decay_towards, std::int64_t n, const SgdStep& s);
+
+// Sum of squares in fp64, in fixed blocks: the same for every thread count.
+double sum_of_squares(const float* x, std::int64_t n);
+bool all_finite(const float* x, std::int64_t n);
+
+}  // namespace thinwire

@@ -1,0 +1,149 @@
+// The delta: everything that trains, as one flat fp32 vector, and what lies
+// where in it. The only word peft, comm and dist have in common.
+//
+// values [size] and grads [size] are contiguous; entry e owns
+// [offset, offset + count), offsets are multiples of 4 numbers (16 bytes), the
+// gaps between entries hold zeros for ever. Each entry has a leaf: a tensor
+// over its range of `values` whose .grad lies over the same range of `grads`,
+// made so that leaves do not share a version counter.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/hash.h"
+
+namespace thinwire {
+
+class Parameters;
+
+enum class EntryKind { kDense, kMasked };
+enum class Meaning { kAbsolute, kDifference };
+
+// Numbers that are treated alike by the optimizer and the exchange.
+struct DeltaGroup {
+  std::string name;
+  double lr_factor = 1;
+  double weight_decay_factor = 1;    // times train.weight_decay
+  bool decay_to_initial = false;     // else towards zero
+  std::string clip_group = "all";    // one gradient norm per clip group
+  std::string codec = "default";
+  bool operator==(const DeltaGroup&) const = default;
+};
+
+// When an entry moves: otherwise its values and optimizer state stay bitwise
+// still. Step bounds are of the run's step counter, [from, until).
+struct Activity {
+  std::vector<std::int32_t> tasks;   // empty: every task
+  std::int64_t from_step = 0;
+  std::int64_t until_step = INT64_MAX;
+  bool operator==(const Activity&) const = default;
+};
+
+struct DeltaEntry {
+  std::string name;                   // same on every rank and in checkpoints
+  EntryKind kind = EntryKind::kDense;
+  std::vector<std::int64_t> shape;    // of the whole tensor it belongs to
+  std::int64_t offset = 0, count = 0; // its range, in numbers
+  // Masked: sorted flat positions, int32 (int64 if the tensor has 2^31
+  // elements or more), equal on all ranks. Dense: undefined.
+  at::Tensor index;
+  std::string target;                 // parameter slot it replaces, "" = none
+  Meaning meaning = Meaning::kAbsolute;
+  int group = 0;
+  bool head = false;                  // belongs to a task head
+  Activity active;
+};
+
+// How a buffer is made equal (or not) across ranks when it is saved or agreed.
+enum class BufferRule { kMean, kSum, kRankZero, kPerRank };
+
+class Delta {
+ public:
+  const std::vector<DeltaEntry>& entries() const { return entries_; }
+  const std::vector<DeltaGroup>& groups() const { return groups_; }
+  // Named tensors that a method made and froze: saved and agreed, never sent.
+  const std::map<std::string, at::Tensor>& constants() const {
+    return constants_;
+  }
+  struct Buffer {
+    at::Tensor tensor;
+    BufferRule rule;
+  };
+  std::map<std::string, Buffer>& buffers() { return buffers_; }
+  const std::map<std::string, Buffer>& buffers() const { return buffers_; }
+  // Configs of the methods that made it, JSON text, in order of attachment.
+  const std::vector<std::string>& method_configs() const {
+    return method_configs_;
+  }
+
+  std::int64_t size() const { return values_.numel(); }  // gaps included
+  std::int64_t trainable() const;                        // gaps excluded
+  at::Tensor& values() { return values_; }
+  const at::Tensor& values() const { return values_; }
+  at::Tensor& grads() { return grads_; }
+  const at::Tensor& leaf(int entry) const {
+    return leaves_[static_cast<std::size_t>(entry)];
+  }
+  int find(std::string_view name) const;  // entry index, -1: none
+  const at::Tensor& leaf(std::string_view name) const;  // InternalError: none
+
+  // Of entries, indices, constants and groups: ranks, checkpoints and clients
+  // agree exactly when this agrees. Values are not in it.
+  Digest hash() const;
+
+  void zero_grads();  // memset of k floats; leaves keep their .grad
+
+  // Points the parameter slots of every entry with a target at its leaf
+  // (masked: writes the values into the frozen weight first), and writes the
+  // constants that hold residues of earlier phases (peft/relayout.h). Throws
+  // UsageError naming the tensor if two entries want it, or if target or shape
+  // do not exist in this backbone.
+  void bind(Parameters& parameters) const;
+  // After an optimizer pass: masked values into their frozen weights. O(k).
+  void write_back(Parameters& parameters) const;
+
+  // O(k). swap() exchanges the values with those of `other` [size].
+  at::Tensor snapshot() const;
+  void restore(const at::Tensor& snapshot);
+  void swap(at::Tensor& other);
+
+ private:
+  friend class DeltaBuilder;
+  std::vector<DeltaEntry> entries_;
+  std::vector<DeltaGroup> groups_;
+  std::map<std::string, at::Tensor> constants_;
+  std::map<std::string, Buffer> buffers_;
+  std::vector<std::string> method_configs_;
+  at::Tensor values_, grads_;
+  std::vector<at::Tensor> leaves_;
+};
+
+// Collects what the methods of a run declare; build() lays it out in order of
+// declaration.
+class DeltaBuilder {
+ public:
+  // Same group twice (by value) is one group. Returns its number.
+  int group(const DeltaGroup& g);
+  // initial: fp32, entry.shape (dense) or [k] (masked). offset and count are
+  // filled in by build(). Throws UsageError when the name exists, InternalError
+  // when shapes disagree or the index is not sorted and in range.
+  int add(DeltaEntry entry, at::Tensor initial);
+  void constant(std::string name, at::Tensor tensor);
+  void buffer(std::string name, at::Tensor tensor, BufferRule rule);
+  void method_config(std::string json);
+  bool trains(std::string_view target) const;  // some entry has this target
+  Delta build();  // leaves the builder empty
+
+ private:
+  Delta delta_;
+  std::vector<at::Tensor> initial_;
+};
+
+}  // namespace thinwire

@@ -1,0 +1,101 @@
+// A parameter-efficient method: what it adds to the delta, and what it puts at
+// a backbone's sites. One file per method in peft/methods/, one line in
+// peft/methods.def, one golden test.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <nlohmann/json.hpp>
+
+#include "base/field.h"
+#include "models/backbone.h"
+#include "peft/delta.h"
+
+namespace thinwire {
+
+// What a method may ask of the run while it decides what trains; implemented
+// by dist/. Calls block on all ranks and are made by all ranks alike.
+class Scoring {
+ public:
+  virtual ~Scoring() = default;
+  enum class Labels { kData, kModel };  // empirical / true Fisher
+  // For this rank's share of the first `samples` examples of the scoring order
+  // (data seed, Purpose::kScore): runs the example alone, in evaluation mode,
+  // through the backbone with whatever requires grad, calls backward on its
+  // loss, then `visit(weight)`. kData: once per example, weight 1. kModel: once
+  // per outcome c, weight p(c | x), label c (text: one outcome drawn from the
+  // model). `visit` reads and clears the gradients.
+  virtual void for_each_example(
+      std::int64_t samples, Labels labels,
+      const std::function<void(double weight)>& visit) = 0;
+  // Sums fp32 tensors over all ranks, in bounded slices.
+  virtual void sum_over_ranks(std::span<at::Tensor> tensors) = 0;
+  // Progress for the user, rank 0 only; message-rate is limited by the run.
+  virtual void progress(std::string_view what, std::int64_t done,
+                        std::int64_t of) = 0;
+};
+
+// What declare() may look at besides the backbone.
+struct DeclareContext {
+  std::uint64_t seed = 1;         // of initial values and random masks
+  std::int64_t step = 0;          // of the run, when the phase begins
+  Scoring* scoring = nullptr;     // null: only counts are wanted (`inspect`);
+                                  // a method that must score then declares a
+                                  // layout of the right sizes
+};
+
+class Method {
+ public:
+  virtual ~Method() = default;
+  virtual std::string_view id() const = 0;
+  // Adds entries, constants and buffers. The same on every rank. Throws
+  // UsageError for what does not fit this backbone (no such target module …).
+  virtual void declare(DeltaBuilder& builder, const Backbone& backbone,
+                       const DeclareContext& context) = 0;
+  // Puts modules that read the delta's leaves at the backbone's sites. Entries
+  // with a target need nothing here: Delta::bind has done it. Works from a
+  // loaded delta just as from a declared one.
+  virtual void attach(Backbone& backbone, const Delta& delta) = 0;
+  // The first step after `step` at which this method wants its layout declared
+  // anew (end of a dense warm-up, a re-masking); none: never.
+  virtual std::optional<std::int64_t> next_boundary(std::int64_t step) const {
+    return std::nullopt;
+  }
+  // Weight of each merged slot as a plain tensor: `merge` and HF export. Adds
+  // into the maps' tensors; throws UsageError where the method cannot merge.
+  virtual void merge(const Backbone& backbone, const Delta& delta,
+                     std::vector<std::pair<int, at::Tensor>>& slots) const {}
+  virtual bool mergeable() const { return false; }
+};
+
+using Config = nlohmann::ordered_json;  // every field present, defaults filled
+
+struct MethodInfo {
+  std::string_view id;
+  std::string_view about;                 // one line, with the paper
+  std::span<const Field> fields;
+  // Throws UsageError for values out of range, as `lora: r must be …`.
+  std::unique_ptr<Method> (*make)(const Config& config);
+};
+
+std::span<const MethodInfo> methods();
+// Throws UsageError listing all ids, the nearest first.
+const MethodInfo& find_method(std::string_view id);
+// Defaults from the fields filled in, unknown keys refused (nearest named).
+std::unique_ptr<Method> make_method(std::string_view id, const Config& given);
+
+// `target_modules`: HF peft's rule. A list matches a module whose name equals
+// an item or ends in "." + item; "all-linear" is every linear site but heads.
+std::vector<int> match_linear_sites(const Backbone& backbone,
+                                    std::span<const std::string> targets,
+                                    std::string_view method);
+
+}  // namespace thinwire

@@ -1,0 +1,114 @@
+// What a run optimises and measures: collation, head, loss, predictions,
+// metrics. One file per task kind, a line in tasks/tasks.def.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <nlohmann/json.hpp>
+
+#include "base/field.h"
+#include "base/sample.h"
+#include "models/backbone.h"
+#include "models/tensor_source.h"
+
+namespace thinwire {
+
+struct LossTerms {
+  at::Tensor sum;     // scalar, differentiable: a sum, not a mean
+  double weight = 0;  // examples, or target tokens that are not ignored
+};
+
+// One evaluated sample. Rows of all ranks are gathered and ordered by position
+// before metrics are taken, so every rank computes the same figures.
+struct EvalRow {
+  std::uint64_t sample = 0;
+  double label = 0;
+  double prediction = 0;  // class, value, or 1 where the text matched exactly
+  double loss_sum = 0;
+  double loss_weight = 0;
+};
+
+// What `predict` writes for one sample.
+struct Prediction {
+  std::uint64_t sample = 0;
+  double value = 0;                  // class index or regression value
+  std::vector<float> scores;         // classify: probabilities
+  std::vector<std::int32_t> tokens;  // text_to_text: generated ids
+};
+
+using Metrics = std::map<std::string, double>;
+
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual std::string_view kind() const = 0;
+
+  // Adds the head's parameter slots (head = true; HF's names, e.g.
+  // classifier.weight) and linear sites to the backbone, from the checkpoint
+  // where it has them, else random by name. Tasks that use the LM head add
+  // nothing.
+  virtual void add_head(Backbone& backbone, TensorSource& source) = 0;
+
+  // Checks (lengths against max_positions, label range, tokens against the
+  // vocabulary: UsageError naming sample id, value and range) and packs.
+  // Longer inputs than `max_tokens` were cut at preparation; here they are an
+  // error.
+  virtual BackboneInput collate(std::span<const Sample> samples,
+                                const ModelConfig& config) const = 0;
+
+  virtual LossTerms loss(Backbone& backbone, const BackboneInput& in,
+                         const ForwardContext& ctx) = 0;
+
+  // Logits by HF's shape: [B, labels], or [T_decoder, V] packed.
+  virtual at::Tensor logits(Backbone& backbone, const BackboneInput& in,
+                            const ForwardContext& ctx) = 0;
+
+  // For the true Fisher: what the labels could have been for one example, and
+  // with which probability; `in` is a batch of one. Classification: every
+  // class. Text: one target drawn from the model (base/random.h, key), weight
+  // 1. Regression: the model's own value + and - 1 standard deviation of the
+  // Gaussian with variance 1/2, weight 1/2 each. Returns replacements for
+  // in.labels.
+  struct Outcome {
+    at::Tensor labels;
+    double probability;
+  };
+  virtual std::vector<Outcome> outcomes(Backbone& backbone,
+                                        const BackboneInput& in,
+                                        const ForwardContext& ctx) = 0;
+
+  // Evaluation mode, no graph.
+  virtual std::vector<EvalRow> evaluate(Backbone& backbone,
+                                        const BackboneInput& in,
+                                        const ForwardContext& ctx) = 0;
+  virtual std::vector<Prediction> predict(Backbone& backbone,
+                                          const BackboneInput& in,
+                                          const ForwardContext& ctx) = 0;
+  // rows: of all ranks. Names as in metrics.jsonl: accuracy, f1, matthews,
+  // pearson, spearman, exact_match, loss.
+  virtual Metrics metrics(std::span<const EvalRow> rows) const = 0;
+  // The metric `best/` and early stop follow unless the config names one, and
+  // whether more is better.
+  virtual std::string_view main_metric() const = 0;
+};
+
+using TaskConfig = nlohmann::ordered_json;  // every field present
+
+struct TaskInfo {
+  std::string_view kind;
+  std::string_view about;
+  std::span<const Field> fields;  // e.g. labels, metrics, max_new_tokens
+  std::unique_ptr<Task> (*make)(const TaskConfig& config);
+};
+
+std::span<const TaskInfo> tasks();
+const TaskInfo& find_task(std::string_view kind);  // UsageError, lists kinds
+
+}  // namespace thinwire
