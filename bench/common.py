@@ -1,0 +1,90 @@
+"""What the benchmarks share: launching ours and the peer, tables, raw files."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BINARY = os.path.join(ROOT, "build", "release", "thinwire")
+VENV = os.path.join(ROOT, ".venv", "bin", "python")
+T5_SHAPES = {
+    "t5-small": dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6,
+                     num_decoder_layers=6, num_heads=8),
+    "t5-base": dict(d_model=768, d_kv=64, d_ff=3072, num_layers=12,
+                    num_decoder_layers=12, num_heads=12),
+}
+
+
+def write_t5_config(path, model, dropout):
+    config = dict(model_type="t5", vocab_size=32128, dropout_rate=dropout,
+                  feed_forward_proj="relu", tie_word_embeddings=True,
+                  relative_attention_num_buckets=32,
+                  relative_attention_max_distance=128,
+                  layer_norm_epsilon=1e-6, initializer_factor=1.0,
+                  pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+                  **T5_SHAPES[model])
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as f:
+        json.dump(config, f, indent=1)
+
+
+def mpi_environment():
+    return dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
+                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
+
+
+def first_line_time(path, event, process, limit=300):
+    """When the first line with this event is in a metrics file."""
+    end = time.time() + limit
+    while time.time() < end and process.poll() is None:
+        if os.path.exists(path):
+            with open(path) as f:
+                for line in f:
+                    if f'"{event}"' in line:
+                        return time.time()
+        time.sleep(0.002)
+    return None
+
+
+def read_metrics(folder):
+    with open(os.path.join(folder, "metrics.jsonl")) as f:
+        return [json.loads(line) for line in f]
+
+
+def machine():
+    with open("/proc/cpuinfo") as f:
+        cpu = next(l.split(":")[1].strip() for l in f if "model name" in l)
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always",
+                             "--dirty"], capture_output=True, text=True)
+    return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(),
+                commit=commit.stdout.strip(), load=os.getloadavg()[0],
+                date=datetime.datetime.now(datetime.timezone.utc)
+                .isoformat(timespec="seconds"),
+                command=" ".join(sys.argv))
+
+
+def save(name, record):
+    path = os.path.join(ROOT, "bench", "results", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as f:
+        json.dump(record, f, indent=1)
+        f.write("\n")
+    print("raw figures:", os.path.relpath(path, ROOT))
+
+
+def median(values):
+    s = sorted(values)
+    n = len(s)
+    return s[n // 2] if n % 2 else (s[n // 2 - 1] + s[n // 2]) / 2
+
+
+def table(rows):
+    widths = [max(len(str(r[i])) for r in rows) for i in range(len(rows[0]))]
+    for i, row in enumerate(rows):
+        print("  ".join(str(c).ljust(w) for c, w in zip(row, widths)).rstrip())
+        if i == 0:
+            print("  ".join("-" * w for w in widths))
