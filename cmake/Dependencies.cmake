@@ -7,6 +7,13 @@ set_property(TARGET MPI::MPI_C APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS
 find_package(ZLIB REQUIRED)
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
+# The wheel brings headers of another fmt; this folder goes before them, so
+# that every unit sees the one that is linked.
+find_path(THINWIRE_FMT_INCLUDE fmt/format.h REQUIRED)
+set(fmt_only ${CMAKE_BINARY_DIR}/fmt_only)
+file(MAKE_DIRECTORY ${fmt_only})
+file(CREATE_LINK ${THINWIRE_FMT_INCLUDE}/fmt ${fmt_only}/fmt SYMBOLIC)
+target_include_directories(torch_cpu_only SYSTEM BEFORE INTERFACE ${fmt_only})
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(yaml-cpp REQUIRED)
