@@ -1,0 +1,234 @@
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include "ops/dropout.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "ops/backward.h"
+#include "ops/clones.h"
+
+namespace thinwire {
+namespace {
+
+// Feature f of a row belongs to word (f / 8) % 4 of Philox block
+// f / 32 * 8 + f % 8: eight blocks side by side fill 32 features in order, so
+// neither drawing nor storing shuffles lanes.
+constexpr std::int64_t kGroup = 32;
+constexpr int kLanes = 16;  // two groups at a time
+
+struct RowDraw {
+  PhiloxKey key;
+  std::uint32_t position, sample, site;
+};
+
+// out[j] = in[j] * scale where the 24-bit draw reaches `threshold`, else 0.
+THINWIRE_CLONES
+void drop_row(float* out, const float* in, std::int64_t n, RowDraw row,
+              std::int32_t threshold, float scale) {
+  for (std::int64_t begin = 0; begin < n; begin += 2 * kGroup) {
+    std::uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
+    const auto block = static_cast<std::uint32_t>(begin / 4);
+    for (int i = 0; i < kLanes; ++i) {
+      c0[i] = block + static_cast<std::uint32_t>(i);
+      c1[i] = row.position;
+      c2[i] = row.sample;
+      c3[i] = row.site;
+    }
+    std::uint32_t k0 = row.key.k0, k1 = row.key.k1;
+    for (int round = 0; round < 10; ++round) {
+      for (int i = 0; i < kLanes; ++i) {  // philox() of base/random.h, by lane
+        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0[i];
+        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2[i];
+        c0[i] = static_cast<std::uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
+        c2[i] = static_cast<std::uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
+        c1[i] = static_cast<std::uint32_t>(p1);
+        c3[i] = static_cast<std::uint32_t>(p0);
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    std::int32_t drawn[2 * kGroup];
+    for (int g = 0; g < 2; ++g) {
+      for (int i = 0; i < 8; ++i) {
+        drawn[32 * g + i] = static_cast<std::int32_t>(c0[8 * g + i] >> 8);
+        drawn[32 * g + 8 + i] = static_cast<std::int32_t>(c1[8 * g + i] >> 8);
+        drawn[32 * g + 16 + i] = static_cast<std::int32_t>(c2[8 * g + i] >> 8);
+        drawn[32 * g + 24 + i] = static_cast<std::int32_t>(c3[8 * g + i] >> 8);
+      }
+    }
+    const std::int64_t left = n - begin;
+    if (left >= 2 * kGroup) {
+      for (int i = 0; i < 2 * kGroup; ++i) {
+        const float kept = in[begin + i] * scale;
+        out[begin + i] = drawn[i] >= threshold ? kept : 0.0f;
+      }
+    } else {
+      for (std::int64_t i = 0; i < left; ++i) {
+        const float kept = in[begin + i] * scale;
+        out[begin + i] = drawn[i] >= threshold ? kept : 0.0f;
+      }
+    }
+  }
+}
+
+// Which numbers a tensor's rows draw; shared by forward and backward.
+struct Plan {
+  PhiloxKey key;
+  std::uint32_t site = 0;
+  std::int32_t threshold = 0;  // kept: 24-bit draw >= threshold
+  float scale = 1;
+  // Per row of [rows, d] (or, heads > 0, per (b, i) of [b, heads, i, d]).
+  std::vector<std::uint64_t> samples;
+  std::vector<std::uint32_t> positions;
+  std::int64_t heads = 0;
+  std::int64_t queries = 0;           // heads > 0: rows per head
+  std::vector<std::int64_t> lengths;  // heads > 0: queries that exist, per b
+
+  RowDraw row(std::int64_t i, std::uint32_t row_site) const {
+    const auto at = static_cast<std::size_t>(i);
+    const std::uint64_t high = mix64(samples[at] >> 32);
+    return {{key.k0 ^ static_cast<std::uint32_t>(high),
+             key.k1 ^ static_cast<std::uint32_t>(high >> 32)},
+            positions[at],
+            static_cast<std::uint32_t>(samples[at]),
+            row_site};
+  }
+};
+using PlanPtr = std::shared_ptr<const Plan>;
+
+void fill(const Plan& plan, float* out, const float* in, std::int64_t rows,
+          std::int64_t d) {
+  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / (d + 1));
+  at::parallel_for(0, rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      float* to = out + r * d;
+      if (plan.heads == 0) {
+        drop_row(to, in + r * d, d, plan.row(r, plan.site), plan.threshold,
+                 plan.scale);
+        continue;
+      }
+      const std::int64_t i = r % plan.queries;
+      const std::int64_t head = r / plan.queries % plan.heads;
+      const std::int64_t b = r / plan.queries / plan.heads;
+      if (i >= plan.lengths[static_cast<std::size_t>(b)]) {
+        std::fill_n(to, d, 0.0f);  // no such query
+        continue;
+      }
+      const std::uint32_t site =
+          plan.site ^ static_cast<std::uint32_t>(head) * 0x9E3779B1u;
+      drop_row(to, in + r * d, d, plan.row(b * plan.queries + i, site),
+               plan.threshold, plan.scale);
+    }
+  });
+}
+
+// Linear in x, so its backward is itself with the same plan.
+at::Tensor drop(const at::Tensor& x, const PlanPtr& plan) {
+  const at::Tensor in = x.contiguous();
+  at::Tensor out = at::empty_like(in, in.options().requires_grad(false));
+  const std::int64_t d = x.size(-1);
+  fill(*plan, out.mutable_data_ptr<float>(), in.const_data_ptr<float>(),
+       d == 0 ? 0 : x.numel() / d, d);
+  return with_backward(
+      std::move(out), {x},
+      [plan](const at::Tensor& grad, const std::vector<bool>&) {
+        return std::vector<at::Tensor>{drop(grad, plan)};
+      },
+      "dropout", true);
+}
+
+std::shared_ptr<Plan> make_plan(double p, const DropoutKey& key) {
+  auto plan = std::make_shared<Plan>();
+  plan->key = make_key(key.seed, Purpose::kDropout, key.step);
+  plan->site = key.site;
+  plan->threshold = static_cast<std::int32_t>(std::ceil(p * 0x1.0p24));
+  plan->scale = static_cast<float>(1.0 / (1.0 - p));
+  return plan;
+}
+
+void check_probability(double p) {
+  if (!(p >= 0 && p < 1)) {
+    fail<UsageError>("dropout probability must be in [0, 1), got {}", p);
+  }
+}
+
+void check_input(const at::Tensor& x, std::int64_t rows) {
+  THINWIRE_ASSERT(x.scalar_type() == at::kFloat && x.size(0) == rows,
+                  "dropout of {} rows of {}, expected {} of fp32", x.size(0),
+                  c10::toString(x.scalar_type()), rows);
+}
+
+}  // namespace
+
+std::uint32_t dropout_site(std::string_view name) {
+  return static_cast<std::uint32_t>(name_seed(name));
+}
+
+at::Tensor dropout(const at::Tensor& x, double p, const DropoutKey& key,
+                   const Layout& layout) {
+  check_probability(p);
+  if (p == 0) return x;
+  check_input(x, layout.rows());
+  auto plan = make_plan(p, key);
+  const auto* positions = layout.positions.const_data_ptr<std::int64_t>();
+  const auto* samples = layout.samples.const_data_ptr<std::int64_t>();
+  plan->samples.assign(samples, samples + layout.rows());
+  plan->positions.assign(positions, positions + layout.rows());
+  return drop(x, plan);
+}
+
+at::Tensor dropout_pooled(const at::Tensor& x, double p, const DropoutKey& key,
+                          const Layout& layout) {
+  check_probability(p);
+  if (p == 0) return x;
+  check_input(x, layout.batch());
+  auto plan = make_plan(p, key);
+  const auto* samples = layout.samples.const_data_ptr<std::int64_t>();
+  for (std::int64_t b = 0; b < layout.batch(); ++b) {
+    plan->samples.push_back(static_cast<std::uint64_t>(
+        samples[layout.offsets[static_cast<std::size_t>(b)]]));
+  }
+  plan->positions.assign(plan->samples.size(), 0);
+  return drop(x, plan);
+}
+
+at::Tensor dropout_attention(const at::Tensor& weights, double p,
+                             const DropoutKey& key, const Layout& queries) {
+  check_probability(p);
+  if (p == 0) return weights;
+  check_input(weights, queries.batch());
+  THINWIRE_ASSERT(weights.dim() == 4 && weights.size(2) == queries.max_length,
+                  "attention weights of {} dimensions, {} queries",
+                  weights.dim(), queries.max_length);
+  auto plan = make_plan(p, key);
+  plan->heads = weights.size(1);
+  plan->queries = queries.max_length;
+  const auto* positions = queries.positions.const_data_ptr<std::int64_t>();
+  const auto* samples = queries.samples.const_data_ptr<std::int64_t>();
+  const auto cells =
+      static_cast<std::size_t>(queries.batch() * queries.max_length);
+  plan->samples.resize(cells);
+  plan->positions.resize(cells);
+  for (std::int64_t b = 0; b < queries.batch(); ++b) {
+    const auto begin = queries.offsets[static_cast<std::size_t>(b)];
+    const auto length =
+        queries.offsets[static_cast<std::size_t>(b) + 1] - begin;
+    plan->lengths.push_back(length);
+    for (std::int64_t i = 0; i < length; ++i) {
+      const auto cell = static_cast<std::size_t>(b * queries.max_length + i);
+      plan->samples[cell] = static_cast<std::uint64_t>(samples[begin + i]);
+      plan->positions[cell] = static_cast<std::uint32_t>(positions[begin + i]);
+    }
+  }
+  return drop(weights, plan);
+}
+
+}  // namespace thinwire

@@ -1,0 +1,177 @@
+#include "ops/optimizer_pass.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <vector>
+
+#include "ops/clones.h"
+
+namespace thinwire {
+namespace {
+
+constexpr std::int64_t kGrain = 1 << 15;  // elements a thread takes at least
+constexpr std::int64_t kBlock = 4096;     // of sum_of_squares
+
+struct AdamwFactors {  // in fp32, as the loop uses them
+  float grad, keep, pull, beta1_rest, beta2, beta2_rest, inverse_root, epsilon,
+      rate;
+};
+
+template <bool kTowards>
+inline void adamw_element(float* value, float grad, float* m, float* v,
+                          const float* towards, const AdamwFactors& f) {
+  const float g = grad * f.grad;
+  float p = *value * f.keep;
+  if constexpr (kTowards) p += f.pull * *towards;
+  *m += f.beta1_rest * (g - *m);
+  *v = f.beta2 * *v + f.beta2_rest * g * g;
+  const float denominator = std::sqrt(*v) * f.inverse_root + f.epsilon;
+  *value = p - f.rate * (*m / denominator);
+}
+
+THINWIRE_CLONES
+void adamw_range(float* __restrict values, const float* __restrict grads,
+                 float* __restrict m, float* __restrict v, std::int64_t n,
+                 AdamwFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    adamw_element<false>(values + i, grads[i], m + i, v + i, nullptr, f);
+  }
+}
+
+THINWIRE_CLONES
+void adamw_range_towards(float* __restrict values,
+                         const float* __restrict grads, float* __restrict m,
+                         float* __restrict v, const float* __restrict towards,
+                         std::int64_t n, AdamwFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    adamw_element<true>(values + i, grads[i], m + i, v + i, towards + i, f);
+  }
+}
+
+struct SgdFactors {
+  float rate, momentum, decay, grad;
+};
+
+THINWIRE_CLONES
+void sgd_range(float* __restrict values, const float* __restrict grads,
+               const float* towards, std::int64_t n, SgdFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float from = towards == nullptr ? 0.0f : towards[i];
+    const float g = grads[i] * f.grad + f.decay * (values[i] - from);
+    values[i] -= f.rate * g;
+  }
+}
+
+THINWIRE_CLONES
+void sgd_momentum_range(float* __restrict values, const float* __restrict grads,
+                        float* __restrict velocity, const float* towards,
+                        std::int64_t n, SgdFactors f, bool nesterov) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float from = towards == nullptr ? 0.0f : towards[i];
+    const float g = grads[i] * f.grad + f.decay * (values[i] - from);
+    velocity[i] = f.momentum * velocity[i] + g;
+    const float step = nesterov ? g + f.momentum * velocity[i] : velocity[i];
+    values[i] -= f.rate * step;
+  }
+}
+
+THINWIRE_CLONES
+double block_sum_of_squares(const float* x, std::int64_t n) {
+  constexpr int kLanes = 8;
+  double lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      const double value = x[i + j];
+      lanes[j] += value * value;
+    }
+  }
+  double sum = 0;
+  for (; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
+  for (int j = 0; j < kLanes; ++j) sum += lanes[j];
+  return sum;
+}
+
+THINWIRE_CLONES
+bool block_all_finite(const float* x, std::int64_t n) {
+  std::uint32_t bad = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(x[i]);
+    bad |= static_cast<std::uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
+  }
+  return bad == 0;
+}
+
+}  // namespace
+
+void adamw_pass(float* values, const float* grads, float* m, float* v,
+                const float* decay_towards, std::int64_t n,
+                const AdamwStep& s) {
+  const double steps = static_cast<double>(s.step);
+  const double correction1 = 1 - std::pow(s.beta1, steps);
+  const double correction2 = 1 - std::pow(s.beta2, steps);
+  const AdamwFactors f{
+      .grad = static_cast<float>(s.grad_scale),
+      .keep = static_cast<float>(1 - s.lr * s.weight_decay),
+      .pull = static_cast<float>(s.lr * s.weight_decay),
+      .beta1_rest = static_cast<float>(1 - s.beta1),
+      .beta2 = static_cast<float>(s.beta2),
+      .beta2_rest = static_cast<float>(1 - s.beta2),
+      .inverse_root = static_cast<float>(1 / std::sqrt(correction2)),
+      .epsilon = static_cast<float>(s.epsilon),
+      .rate = static_cast<float>(s.lr / correction1)};
+  at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    if (decay_towards == nullptr) {
+      adamw_range(values + begin, grads + begin, m + begin, v + begin,
+                  end - begin, f);
+    } else {
+      adamw_range_towards(values + begin, grads + begin, m + begin, v + begin,
+                          decay_towards + begin, end - begin, f);
+    }
+  });
+}
+
+void sgd_pass(float* values, const float* grads, float* velocity,
+              const float* decay_towards, std::int64_t n, const SgdStep& s) {
+  const SgdFactors f{.rate = static_cast<float>(s.lr),
+                     .momentum = static_cast<float>(s.momentum),
+                     .decay = static_cast<float>(s.weight_decay),
+                     .grad = static_cast<float>(s.grad_scale)};
+  at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    const float* towards =
+        decay_towards == nullptr ? nullptr : decay_towards + begin;
+    if (s.momentum == 0) {
+      sgd_range(values + begin, grads + begin, towards, end - begin, f);
+    } else {
+      sgd_momentum_range(values + begin, grads + begin, velocity + begin,
+                         towards, end - begin, f, s.nesterov);
+    }
+  });
+}
+
+double sum_of_squares(const float* x, std::int64_t n) {
+  const std::int64_t blocks = (n + kBlock - 1) / kBlock;
+  std::vector<double> partial(static_cast<std::size_t>(blocks));
+  at::parallel_for(
+      0, blocks, kGrain / kBlock, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t b = begin; b < end; ++b) {
+          partial[static_cast<std::size_t>(b)] = block_sum_of_squares(
+              x + b * kBlock, std::min(kBlock, n - b * kBlock));
+        }
+      });
+  double sum = 0;
+  for (const double value : partial) sum += value;
+  return sum;
+}
+
+bool all_finite(const float* x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += kBlock) {
+    if (!block_all_finite(x + i, std::min(kBlock, n - i))) return false;
+  }
+  return true;
+}
+
+}  // namespace thinwire

@@ -1,0 +1,160 @@
+#include "ops/optimizer_pass.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/random.h"
+
+namespace thinwire {
+namespace {
+
+using Vector = std::vector<float>;
+
+Vector random(const char* name, std::size_t n) {
+  Vector out(n);
+  fill_normal(out.data(), static_cast<std::int64_t>(n), 1, name, 1.0f);
+  return out;
+}
+
+double relative(double got, double want) {
+  return std::abs(got - want) / std::max(std::abs(want), 1e-3);
+}
+
+// The published algorithm in double precision.
+TEST(Adamw, FollowsTheFormula) {
+  constexpr std::size_t n = 1003;
+  for (const bool towards : {false, true}) {
+    Vector x = random("x", n), m(n), v(n);
+    const Vector target = random("t", n);
+    std::vector<double> dx(x.begin(), x.end()), dm(n), dv(n);
+    for (std::int64_t step = 1; step <= 5; ++step) {
+      const Vector g = random(("g" + std::to_string(step)).c_str(), n);
+      const AdamwStep s{.lr = 0.01,
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .epsilon = 1e-8,
+                        .weight_decay = 0.1,
+                        .step = step,
+                        .grad_scale = 0.25};
+      adamw_pass(x.data(), g.data(), m.data(), v.data(),
+                 towards ? target.data() : nullptr, n, s);
+      for (std::size_t i = 0; i < n; ++i) {
+        const double grad = 0.25 * g[i];
+        const double from = towards ? target[i] : 0;
+        dm[i] = 0.9 * dm[i] + 0.1 * grad;
+        dv[i] = 0.999 * dv[i] + 0.001 * grad * grad;
+        const double m_hat = dm[i] / (1 - std::pow(0.9, step));
+        const double v_hat = dv[i] / (1 - std::pow(0.999, step));
+        dx[i] -=
+            0.01 * (m_hat / (std::sqrt(v_hat) + 1e-8) + 0.1 * (dx[i] - from));
+      }
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      // fp32 rounding of five updates of size 0.01.
+      EXPECT_NEAR(x[i], dx[i], 1e-6 * std::max(1.0, std::abs(dx[i])));
+      EXPECT_LT(relative(m[i], dm[i]), 5e-6);
+      EXPECT_LT(relative(v[i], dv[i]), 5e-6);
+    }
+  }
+}
+
+// Three steps of torch.optim.AdamW(lr=0.1, betas=(0.8, 0.95), eps=1e-6,
+// weight_decay=0.2) from x = [1, -2, 0.5, 0] with gradients
+// [0.1, -1, 10, 1e-4] * step.
+TEST(Adamw, EqualsTorchOptim) {
+  Vector x{1.0f, -2.0f, 0.5f, 0.0f}, m(4), v(4);
+  for (std::int64_t step = 1; step <= 3; ++step) {
+    const auto f = static_cast<float>(step);
+    const Vector g{0.1f * f, -1.0f * f, 10.0f * f, 1e-4f * f};
+    adamw_pass(x.data(), g.data(), m.data(), v.data(), nullptr, 4,
+               {.lr = 0.1,
+                .beta1 = 0.8,
+                .beta2 = 0.95,
+                .epsilon = 1e-6,
+                .weight_decay = 0.2,
+                .step = step,
+                .grad_scale = 1});
+  }
+  const double want[4] = {0.651489139, -1.59267926, 0.180891097, -0.287712276};
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(x[i], want[i], 2e-7);
+}
+
+TEST(Sgd, FollowsTheFormula) {
+  constexpr std::size_t n = 517;
+  for (const double momentum : {0.0, 0.9}) {
+    for (const bool nesterov : {false, true}) {
+      Vector x = random("x", n), velocity(n);
+      const Vector target = random("t", n);
+      std::vector<double> dx(x.begin(), x.end()), dv(n);
+      for (int step = 0; step < 4; ++step) {
+        const Vector g = random(("g" + std::to_string(step)).c_str(), n);
+        sgd_pass(x.data(), g.data(), momentum == 0 ? nullptr : velocity.data(),
+                 step % 2 == 0 ? target.data() : nullptr, n,
+                 {.lr = 0.1,
+                  .momentum = momentum,
+                  .weight_decay = 0.01,
+                  .grad_scale = 0.5,
+                  .nesterov = nesterov});
+        for (std::size_t i = 0; i < n; ++i) {
+          const double from = step % 2 == 0 ? target[i] : 0;
+          const double grad = 0.5 * g[i] + 0.01 * (dx[i] - from);
+          dv[i] = momentum * dv[i] + grad;
+          const double move =
+              momentum != 0 && nesterov ? grad + momentum * dv[i] : dv[i];
+          dx[i] -= 0.1 * move;
+        }
+      }
+      for (std::size_t i = 0; i < n; ++i) {
+        EXPECT_NEAR(x[i], dx[i], 1e-6 * std::max(1.0, std::abs(dx[i])));
+      }
+    }
+  }
+}
+
+TEST(SumOfSquares, ExactOnIntegers) {
+  Vector x(20011);
+  double want = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = static_cast<float>(i % 101) - 50;
+    want += static_cast<double>(x[i]) * x[i];
+  }
+  EXPECT_EQ(sum_of_squares(x.data(), static_cast<std::int64_t>(x.size())),
+            want);
+  EXPECT_EQ(sum_of_squares(x.data(), 0), 0);
+  EXPECT_EQ(sum_of_squares(x.data(), 3), 2500 + 2401 + 2304);
+}
+
+TEST(SumOfSquares, IsTheFixedSumOfBlocks) {
+  const Vector x = random("x", 4096 * 5 + 17);
+  double want = 0;
+  for (std::size_t i = 0; i < x.size(); i += 4096) {
+    want += sum_of_squares(
+        x.data() + i,
+        static_cast<std::int64_t>(std::min<std::size_t>(4096, x.size() - i)));
+  }
+  EXPECT_EQ(sum_of_squares(x.data(), static_cast<std::int64_t>(x.size())),
+            want);
+}
+
+TEST(AllFinite, FindsOneAnywhere) {
+  Vector x = random("x", 9001);
+  const auto n = static_cast<std::int64_t>(x.size());
+  EXPECT_TRUE(all_finite(x.data(), n));
+  EXPECT_TRUE(all_finite(x.data(), 0));
+  for (const std::size_t at : {0, 5000, 9000}) {
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      const float good = x[at];
+      x[at] = bad;
+      EXPECT_FALSE(all_finite(x.data(), n)) << at << " " << bad;
+      x[at] = good;
+    }
+  }
+  x[3] = std::numeric_limits<float>::max();
+  EXPECT_TRUE(all_finite(x.data(), n));
+}
+
+}  // namespace
+}  // namespace thinwire
