@@ -21,16 +21,16 @@ namespace thinwire {
 class ShardFolder;  // data/shard_folder.h
 
 struct LoaderOptions {
-  std::int64_t batch_size = 32;   // samples per rank and step
+  std::int64_t batch_size = 32;  // samples per rank and step
   int rank = 0, ranks = 1;
   std::uint64_t seed = 1;
-  bool shuffle = true;            // false: storage order, for evaluation
+  bool shuffle = true;  // false: storage order, for evaluation
   // Samples whose lengths are sorted together; 0: no buckets. Must not depend
   // on batch_size or ranks alone, or P ranks would differ from one: pieces are
   // `bucket_piece` samples wide.
   std::int64_t bucket_window = 2048;
   std::int64_t bucket_piece = 32;
-  std::int64_t queue_batches = 4; // prefetch bound
+  std::int64_t queue_batches = 4;  // prefetch bound
 };
 
 class Loader {

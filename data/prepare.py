@@ -226,7 +226,8 @@ def _fill(o, folder, tokenizer):
 
     labels = tasks.Labels(o.label_names.split(",") if o.label_names else None)
     maker = tasks.Maker(o, tokenizer, labels)
-    source = ", ".join(os.path.basename(p) for p in o.input)
+    source = ", ".join(os.path.basename(p) for p in o.input[:8])
+    source += f", … ({len(o.input)} files)" if len(o.input) > 8 else ""
     names = [name for name, _ in o.splits] if o.splits else [""]
     writers = [ShardWriter(os.path.join(folder, name) if name else folder,
                            o.task, tokenizer, o.shard_samples, source)

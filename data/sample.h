@@ -9,8 +9,8 @@
 namespace thinwire {
 
 struct SampleBatch {
-  std::vector<Sample> samples;        // this rank's share, in global order
-  std::uint64_t first_position = 0;   // of the global batch, in samples consumed
+  std::vector<Sample> samples;       // this rank's share, in global order
+  std::uint64_t first_position = 0;  // of the global batch, in samples consumed
   std::uint64_t epoch = 0;
 };
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,12 +13,13 @@ namespace thinwire {
 
 // What index.json says of the whole folder.
 struct ShardIndex {
-  std::string task_kind;           // classify | regress | text_to_text | …
+  std::string task_kind;  // classify | regress | text_to_text | …
   std::int64_t samples = 0;
-  std::int64_t labels = 0;         // classes, 0 where there are none
+  std::int64_t labels = 0;  // classes, 0 where there are none
   std::vector<std::string> label_names;
   std::int64_t vocab_size = 0;
   std::int64_t pad_id = 0;
+  std::int64_t eos_id = -1, cls_id = -1;       // -1: the tokenizer has none
   std::int64_t max_input = 0, max_target = 0;  // longest, in tokens
   std::string tokenizer_sha256;
 };
@@ -34,8 +36,20 @@ class ShardFolder {
   // IoError (file, dataset, chunk) on a read error or checksum mismatch.
   virtual std::vector<Sample> read(std::int64_t first,
                                    std::int64_t count) const = 0;
-  // Length in tokens of every sample's input (+ target), storage order.
+  // The samples at these positions, which must ascend. Every chunk of the
+  // shards they touch is read once.
+  virtual std::vector<Sample> gather(
+      std::span<const std::int64_t> ascending) const = 0;
+  // The reference texts of [first, first + count), where the shards hold them
+  // (text_to_text); else empty.
+  virtual std::vector<std::string> references(std::int64_t first,
+                                              std::int64_t count) const = 0;
+  // Length in tokens of every sample's input (+ target), storage order. Read
+  // from the shards at the first call; 4 bytes a sample.
   virtual const std::vector<std::int32_t>& lengths() const = 0;
+  // The same for [first, first + count) only, without keeping anything.
+  virtual std::vector<std::int32_t> lengths(std::int64_t first,
+                                            std::int64_t count) const = 0;
   // Recomputes the checksums of every file and chunk. Throws IoError.
   virtual void verify() const = 0;
   // The token string of each id (the tokenizer's decode table), empty if the

@@ -139,16 +139,23 @@ class ShardWriter:
 
     def _attributes(self, f, n):
         t, a = self.tokenizer, f.attrs
+
+        def text(name, value):
+            # Fixed length: a variable one would lie outside all checksums.
+            data = value.encode("utf-8") or b"-"
+            a.create(name, np.bytes_(data),
+                     dtype=h5py.string_dtype("utf-8", len(data)))
+
         a["thinwire_format"] = np.int64(FORMAT_VERSION)
-        a["task_kind"] = self.task
+        text("task_kind", self.task)
         a["samples"] = np.int64(n)
-        a["tokenizer_sha256"] = t.sha256
+        text("tokenizer_sha256", t.sha256)
         a["vocab_size"] = np.int64(t.vocab_size)
         a["pad_id"] = np.int64(t.pad_id)
         a["eos_id"] = np.int64(t.eos_id)
         a["max_len"] = np.int64(self.input.longest())
         a["n_truncated"] = np.int64(self.shard_truncated)
-        a["source"] = self.source
+        text("source", self.source)
 
     def finish(self, label_names=None, label_codes=None):
         """Class labels: code c given to add() becomes label_codes[c]."""

@@ -1,0 +1,51 @@
+// One HDF5 shard: its datasets' layouts, and samples read by them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/hdf5.h"
+#include "data/shard_index.h"
+
+namespace thinwire {
+
+// Immutable once made; reading is thread-safe. HDF5 is entered only by the
+// constructor. `folder` (the checked index.json) must outlive it.
+class ShardFile {
+ public:
+  // Throws IoError or UsageError: another size than the index says, not HDF5,
+  // another version, datasets that do not fit together.
+  ShardFile(const FolderIndex& folder, const ShardEntry& entry);
+
+  // Samples at these positions in the shard (ascending, in range) to out.
+  void gather(std::span<const std::int64_t> ascending, Sample* out) const;
+  // Lengths in tokens, input + target, of [first, first + count).
+  void lengths(std::int64_t first, std::int64_t count, std::int32_t* out) const;
+  // Reference texts of [first, first + count); false if the shard has none.
+  bool references(std::int64_t first, std::int64_t count,
+                  std::string* out) const;
+  // The whole file's digest, then every chunk's checksum.
+  void verify() const;
+
+ private:
+  struct Ragged {
+    DatasetLayout values, offsets;
+  };
+  Ragged ragged(const Hdf5File& file, const std::string& group,
+                ElementType type) const;
+  void check_attributes(const Hdf5File& file) const;
+  void check_size() const;
+  std::vector<const DatasetLayout*> layouts() const;
+
+  const FolderIndex* folder_;
+  const ShardEntry* entry_;
+  Ragged input_;
+  std::optional<Ragged> target_, references_;
+  std::optional<DatasetLayout> types_, float_label_, class_label_;
+  DatasetLayout id_, task_;
+};
+
+}  // namespace thinwire
