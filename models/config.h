@@ -4,22 +4,21 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-
 #include <nlohmann/json.hpp>
+#include <string>
 
 namespace thinwire {
 
 struct ModelConfig {
-  std::string architecture;        // "bert" | "t5"
+  std::string architecture;  // "bert" | "t5"
   std::int64_t d_model = 0, heads = 0, d_kv = 0, d_ff = 0;
   std::int64_t layers = 0, decoder_layers = 0;
   std::int64_t vocab_size = 0, max_positions = 0, type_vocab = 0;
   double norm_eps = 1e-12;
-  std::string activation;          // relu | gelu | gelu_new
+  std::string activation;  // relu | gelu | gelu_new
   bool gated = false;
   double dropout = 0.1, attention_dropout = 0.1, classifier_dropout = 0.1;
-  double initializer_range = 0.02;   // T5: initializer_factor
+  double initializer_range = 0.02;  // T5: initializer_factor
   std::int64_t relative_buckets = 32, relative_max_distance = 128;
   bool scale_decoder_outputs = false;
   std::int64_t pad_id = 0, eos_id = -1, decoder_start_id = -1;

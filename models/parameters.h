@@ -3,13 +3,14 @@
 // leaf; a block asks for its weight each time it runs.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "base/hash.h"
 
@@ -20,11 +21,11 @@ struct ForwardContext;
 class Parameters {
  public:
   struct Slot {
-    std::string name;     // HF's on-disk name, e.g. bert.pooler.dense.weight
-    at::Tensor frozen;    // fp32 storage; masked values are written into it
-    bool head = false;    // belongs to a task head
+    std::string name;   // HF's on-disk name, e.g. bert.pooler.dense.weight
+    at::Tensor frozen;  // fp32 storage; masked values are written into it
+    bool head = false;  // belongs to a task head
     // At most one of the following; none: frozen.
-    at::Tensor leaf;      // the whole tensor trains (dense delta entry)
+    at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
     std::function<at::Tensor(const ForwardContext&)> compute;
   };
@@ -56,7 +57,10 @@ class Parameters {
   Digest identity() const;
 
  private:
+  Slot& untrained(int slot);  // throws if something trains it
+
   std::vector<Slot> slots_;
+  std::map<std::string, int, std::less<>> numbers_;
 };
 
 }  // namespace thinwire

@@ -2,14 +2,14 @@
 // tensors. Reading maps the file; writing is whole or not at all.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 namespace thinwire {
 

@@ -3,6 +3,8 @@
 // d: model width, T rows of the current stream, B sequences.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -10,8 +12,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "ops/dropout.h"
 #include "ops/layout.h"
@@ -22,10 +22,10 @@ namespace thinwire {
 // (encoder, decoder), handed to every attachment and parameter source.
 struct ForwardContext {
   bool training = false;
-  std::uint64_t seed = 0;   // of dropout
+  std::uint64_t seed = 0;  // of dropout
   std::uint64_t step = 0;
-  const Layout* layout = nullptr;  // rows of the stream that runs now
-  const Layout* memory = nullptr;  // the encoder's, in a decoder
+  const Layout* layout = nullptr;   // rows of the stream that runs now
+  const Layout* memory = nullptr;   // the encoder's, in a decoder
   std::vector<std::int32_t> tasks;  // [B] task id per sequence
 
   DropoutKey dropout_key(std::uint32_t site) const {
@@ -51,10 +51,10 @@ struct Site {
   SiteKind kind;
   Stack stack;
   Role role;
-  int layer;                  // within its stack; -1: outside the blocks
-  std::int64_t d_in, d_out;   // last dimensions in and out
-  int weight = -1, bias = -1; // linear: parameter slots, -1: none
-  int norm_weight = -1;       // sublayer: its layer norm's slots
+  int layer;                   // within its stack; -1: outside the blocks
+  std::int64_t d_in, d_out;    // last dimensions in and out
+  int weight = -1, bias = -1;  // linear: parameter slots, -1: none
+  int norm_weight = -1;        // sublayer: its layer norm's slots
   int norm_bias = -1;
 };
 

@@ -1,13 +1,13 @@
 // Where a backbone's tensors come from: an HF folder, or random values by name.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "base/hash.h"
 

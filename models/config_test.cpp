@@ -1,0 +1,131 @@
+#include "models/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace thinwire {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+
+json bert() {
+  return {{"model_type", "bert"},         {"hidden_size", 12},
+          {"num_attention_heads", 3},     {"intermediate_size", 20},
+          {"num_hidden_layers", 2},       {"vocab_size", 40},
+          {"max_position_embeddings", 16}};
+}
+json t5() {
+  return {{"model_type", "t5"}, {"d_model", 12},    {"num_heads", 3},
+          {"d_kv", 5},          {"d_ff", 20},       {"num_layers", 2},
+          {"vocab_size", 40},   {"pad_token_id", 0}};
+}
+
+class ConfigTest : public testing::Test {
+ protected:
+  ~ConfigTest() override { fs::remove_all(folder_); }
+  ModelConfig read(const std::string& text) {
+    fs::create_directories(folder_);
+    std::ofstream(folder_ / "config.json") << text;
+    return read_model_config(folder_.string());
+  }
+  std::string error(const json& j) {
+    try {
+      read(j.dump());
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "accepted";
+  }
+  const fs::path folder_ = fs::temp_directory_path() /
+                           ("thinwire_config_" + std::to_string(::getpid()));
+};
+
+TEST_F(ConfigTest, BertDefaultsAreThoseOfItsConfigClass) {
+  const ModelConfig c = read(bert().dump());
+  EXPECT_EQ(c.architecture, "bert");
+  EXPECT_EQ(c.d_kv, 4);
+  EXPECT_EQ(c.type_vocab, 2);
+  EXPECT_EQ(c.activation, "gelu");
+  EXPECT_EQ(c.norm_eps, 1e-12);
+  EXPECT_EQ(c.dropout, 0.1);
+  EXPECT_EQ(c.classifier_dropout, 0.1);
+  EXPECT_EQ(c.labels, 2);
+}
+
+TEST_F(ConfigTest, NullClassifierDropoutIsTheHiddenOne) {
+  json j = bert();
+  j["classifier_dropout"] = nullptr;
+  j["hidden_dropout_prob"] = 0.25;
+  EXPECT_EQ(read(j.dump()).classifier_dropout, 0.25);
+}
+
+TEST_F(ConfigTest, LabelsAreCountedFromTheirNames) {
+  json j = bert();
+  j["id2label"] = {{"0", "a"}, {"1", "b"}, {"2", "c"}};
+  EXPECT_EQ(read(j.dump()).labels, 3);
+}
+
+TEST_F(ConfigTest, T5ScaleFollowsTheNewKeyElseTheTie) {
+  json j = t5();
+  EXPECT_TRUE(read(j.dump()).scale_decoder_outputs) << "1.0, nothing written";
+  j["tie_word_embeddings"] = false;
+  EXPECT_FALSE(read(j.dump()).scale_decoder_outputs) << "1.1, old release";
+  j["tie_word_embeddings"] = true;
+  j["scale_decoder_outputs"] = false;
+  EXPECT_FALSE(read(j.dump()).scale_decoder_outputs) << "1.1, saved again";
+}
+
+TEST_F(ConfigTest, T5FeedForwardForms) {
+  json j = t5();
+  EXPECT_EQ(read(j.dump()).activation, "relu");
+  EXPECT_EQ(read(j.dump()).decoder_layers, 2) << "as many as num_layers";
+  j["feed_forward_proj"] = "gated-gelu";
+  EXPECT_EQ(read(j.dump()).activation, "gelu_new");
+  EXPECT_TRUE(read(j.dump()).gated);
+  EXPECT_EQ(read(j.dump()).decoder_start_id, 0) << "the pad token";
+}
+
+TEST_F(ConfigTest, ErrorsNameFileKeyValueAndRight) {
+  json j = bert();
+  j["hidden_size"] = "12";
+  EXPECT_THAT(error(j), HasSubstr("config.json: hidden_size must be a whole "
+                                  "number in [1, 2147483647], got \"12\""));
+  j = bert();
+  j["hidden_size"] = 1ull << 63;
+  EXPECT_THAT(error(j), HasSubstr("hidden_size must be"));
+  j = bert();
+  j.erase("vocab_size");
+  EXPECT_THAT(error(j), HasSubstr("vocab_size is missing"));
+  j = bert();
+  j["num_attention_heads"] = 5;
+  EXPECT_THAT(error(j), HasSubstr("a divisor of hidden_size 12, got 5"));
+  j = bert();
+  j["hidden_dropout_prob"] = 1.0;
+  EXPECT_THAT(error(j), HasSubstr("a probability in [0, 1), got 1.0"));
+  j = bert();
+  j["hidden_act"] = "swish";
+  EXPECT_THAT(error(j), HasSubstr("gelu, gelu_new or relu, got \"swish\""));
+  j = bert();
+  j["pad_token_id"] = 40;
+  EXPECT_THAT(error(j), HasSubstr("below vocab_size 40"));
+  j = t5();
+  j["feed_forward_proj"] = "gated-tanh";
+  EXPECT_THAT(error(j), HasSubstr("gated-gelu"));
+  EXPECT_THAT(error({{"model_type", "brt"}}),
+              HasSubstr("model_type 'brt' is unknown; choose one of: bert"));
+  EXPECT_THAT(error(json::object()), HasSubstr("model_type is missing"));
+  EXPECT_THAT(error(json::array()), HasSubstr("not a JSON object"));
+  EXPECT_THROW(read("{"), UsageError);
+  EXPECT_THROW(read_model_config("absent/config.json"), IoError);
+}
+
+}  // namespace
+}  // namespace thinwire

@@ -1,0 +1,136 @@
+#include "models/parameters.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+
+#include "base/error.h"
+#include "base/nearest.h"
+#include "models/sites.h"
+#include "ops/masked_parameter.h"
+
+namespace thinwire {
+
+int Parameters::add(std::string name, at::Tensor frozen, bool head) {
+  THINWIRE_ASSERT(find(name) < 0, "parameter '{}' exists", name);
+  THINWIRE_ASSERT(frozen.defined() && frozen.scalar_type() == at::kFloat &&
+                      frozen.is_contiguous() && !frozen.requires_grad(),
+                  "parameter '{}' must be contiguous fp32 without grad", name);
+  Slot slot;
+  slot.name = name;
+  slot.frozen = std::move(frozen);
+  slot.head = head;
+  slots_.push_back(std::move(slot));
+  numbers_.emplace(std::move(name), size() - 1);
+  return size() - 1;
+}
+
+int Parameters::find(std::string_view name) const {
+  const auto at = numbers_.find(name);
+  return at == numbers_.end() ? -1 : at->second;
+}
+
+int Parameters::require(std::string_view name) const {
+  const int found = find(name);
+  if (found >= 0) return found;
+  std::vector<std::string> known;
+  for (const auto& slot : slots_) known.push_back(slot.name);
+  fail<UsageError>("the model has no parameter '{}' (the nearest is '{}')",
+                   name, nearest(name, known));
+}
+
+at::Tensor Parameters::get(int number, const ForwardContext& ctx) const {
+  const Slot& s = slot(number);
+  if (s.leaf.defined()) return s.leaf;
+  // An empty mask costs nothing: no gradient is ever computed for it.
+  if (s.values.defined() && s.values.numel() > 0) {
+    return masked_parameter(s.frozen, s.values, s.index);
+  }
+  if (s.compute) {
+    at::Tensor computed = s.compute(ctx);
+    THINWIRE_ASSERT(computed.sizes() == s.frozen.sizes(),
+                    "'{}' was computed as [{}], declared as [{}]", s.name,
+                    fmt::join(computed.sizes(), ", "),
+                    fmt::join(s.frozen.sizes(), ", "));
+    return computed;
+  }
+  return s.frozen;
+}
+
+bool Parameters::trains(int number) const {
+  const Slot& s = slot(number);
+  return s.leaf.defined() || s.values.defined() || s.compute != nullptr;
+}
+
+Parameters::Slot& Parameters::untrained(int number) {
+  Slot& s = slots_[static_cast<std::size_t>(number)];
+  if (trains(number)) {
+    fail<UsageError>("two methods want to train '{}'; leave it to one of them",
+                     s.name);
+  }
+  return s;
+}
+
+void Parameters::set_leaf(int number, at::Tensor leaf) {
+  Slot& s = untrained(number);
+  if (leaf.sizes() != s.frozen.sizes()) {
+    fail<UsageError>("'{}' has shape [{}] in the delta, [{}] in the model",
+                     s.name, fmt::join(leaf.sizes(), ", "),
+                     fmt::join(s.frozen.sizes(), ", "));
+  }
+  s.leaf = std::move(leaf);
+}
+
+void Parameters::set_masked(int number, at::Tensor values, at::Tensor index) {
+  Slot& s = untrained(number);
+  THINWIRE_ASSERT(values.dim() == 1 && index.sizes() == values.sizes(),
+                  "'{}': {} values, {} positions", s.name, values.numel(),
+                  index.numel());
+  s.values = std::move(values);
+  s.index = std::move(index);
+}
+
+void Parameters::set_computed(
+    int number, std::function<at::Tensor(const ForwardContext&)> compute) {
+  untrained(number).compute = std::move(compute);
+}
+
+void Parameters::freeze_all() {
+  for (Slot& s : slots_) {
+    s.leaf.reset();
+    s.values.reset();
+    s.index.reset();
+    s.compute = nullptr;
+  }
+}
+
+std::int64_t Parameters::count(bool with_head) const {
+  std::int64_t n = 0;
+  for (const Slot& s : slots_) {
+    if (with_head || !s.head) n += s.frozen.numel();
+  }
+  return n;
+}
+
+Digest Parameters::identity() const {
+  std::vector<const Slot*> order;
+  for (const Slot& s : slots_) {
+    if (!s.head) order.push_back(&s);
+  }
+  std::sort(order.begin(), order.end(),
+            [](const Slot* a, const Slot* b) { return a->name < b->name; });
+  Hasher hasher;
+  for (const Slot* s : order) {
+    hasher.string(s->name).number(s->frozen.dim());
+    for (const std::int64_t d : s->frozen.sizes()) hasher.number(d);
+    hasher.string("F32");
+    hasher.bytes(
+        std::span(static_cast<const std::byte*>(s->frozen.const_data_ptr()),
+                  s->frozen.nbytes()));
+  }
+  return hasher.digest();
+}
+
+}  // namespace thinwire

@@ -1,0 +1,204 @@
+#include "models/tensor_source.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/nearest.h"
+#include "base/random.h"
+#include "models/safetensors.h"
+
+namespace thinwire {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Names sorted; which file of the folder holds each.
+class HfFolder : public TensorSource {
+ public:
+  HfFolder(const std::string& path, std::string_view prefix)
+      : path_(path), prefix_(std::string(prefix) + ".") {
+    std::error_code ignored;
+    if (!fs::is_directory(path_, ignored)) {
+      fail<IoError>(
+          "{}: no such folder (a model folder holds config.json and "
+          "model.safetensors)",
+          path_);
+    }
+    const fs::path single = fs::path(path_) / "model.safetensors";
+    const fs::path index = fs::path(path_) / "model.safetensors.index.json";
+    if (fs::exists(single, ignored)) {
+      add_file(single.string());
+    } else if (fs::exists(index, ignored)) {
+      add_shards(index.string());
+    } else if (fs::exists(fs::path(path_) / "pytorch_model.bin", ignored) ||
+               fs::exists(fs::path(path_) / "pytorch_model.bin.index.json",
+                          ignored)) {
+      fail<UsageError>(
+          "{}: holds pytorch_model.bin only; convert it to "
+          "model.safetensors first (in Python: "
+          "AutoModel.from_pretrained(DIR).save_pretrained(DIR))",
+          path_);
+    } else {
+      fail<IoError>(
+          "{}: holds neither model.safetensors nor "
+          "model.safetensors.index.json",
+          path_);
+    }
+  }
+
+  bool contains(std::string_view name) const override {
+    return locate(name).has_value();
+  }
+
+  at::Tensor get(const std::vector<std::string>& names,
+                 const std::vector<std::int64_t>& shape, const Init&,
+                 bool required) override {
+    for (const std::string& name : names) {
+      if (const auto found = locate(name)) return load(*found, shape);
+    }
+    if (!required) return {};
+    std::vector<std::string> known;
+    for (const auto& [name, file] : files_of_) known.push_back(name);
+    fail<UsageError>(
+        "{}: tensor '{}' [{}] is missing (the nearest is '{}'; "
+        "is this the config of this checkpoint?)",
+        path_, names.front(), fmt::join(shape, ", "),
+        nearest(names.front(), known));
+  }
+
+ private:
+  void add_file(const std::string& file) {
+    files_.emplace_back(file);
+    for (const auto& name : files_.back().names()) {
+      files_of_.emplace(name, files_.size() - 1);
+    }
+  }
+
+  void add_shards(const std::string& index) {
+    std::ifstream in(index, std::ios::binary);
+    std::ostringstream text;
+    text << in.rdbuf();
+    if (!in) fail<IoError>("{}: cannot read", index);
+    nlohmann::json json;
+    try {
+      json = nlohmann::json::parse(text.str());
+    } catch (const nlohmann::json::exception& e) {
+      fail<UsageError>("{}: not valid JSON: {}", index, e.what());
+    }
+    if (!json.is_object() || !json.contains("weight_map") ||
+        !json["weight_map"].is_object()) {
+      fail<UsageError>("{}: weight_map is missing or not an object", index);
+    }
+    std::map<std::string, std::size_t> opened;
+    for (const auto& [name, value] : json["weight_map"].items()) {
+      const std::string shard =
+          value.is_string() ? value.get<std::string>() : "";
+      if (shard.empty() || fs::path(shard).filename() != shard) {
+        fail<UsageError>(
+            "{}: weight_map of '{}' must be a file name in this "
+            "folder, got {}",
+            index, name, value.dump());
+      }
+      auto at = opened.find(shard);
+      if (at == opened.end()) {
+        files_.emplace_back((fs::path(path_) / shard).string());
+        at = opened.emplace(shard, files_.size() - 1).first;
+      }
+      if (!files_[at->second].contains(name)) {
+        fail<UsageError>(
+            "{}: tensor '{}' is not in {}, where the index puts "
+            "it",
+            index, name, shard);
+      }
+      files_of_.emplace(name, at->second);
+    }
+  }
+
+  // The name on disk: as asked, or without the architecture's prefix.
+  std::optional<std::string> locate(std::string_view name) const {
+    if (files_of_.contains(std::string(name))) return std::string(name);
+    if (!name.starts_with(prefix_)) return std::nullopt;
+    std::string bare(name.substr(prefix_.size()));
+    if (!files_of_.contains(bare)) return std::nullopt;
+    return bare;
+  }
+
+  at::Tensor load(const std::string& name,
+                  const std::vector<std::int64_t>& shape) const {
+    const SafetensorsFile& file = files_[files_of_.at(name)];
+    at::Tensor tensor = file.tensor(name);
+    if (tensor.sizes() != at::IntArrayRef(shape)) {
+      fail<UsageError>(
+          "{}: tensor '{}' has shape [{}], the config asks for "
+          "[{}]",
+          file.path(), name, fmt::join(tensor.sizes(), ", "),
+          fmt::join(shape, ", "));
+    }
+    if (!tensor.is_floating_point()) {
+      fail<UsageError>(
+          "{}: tensor '{}' has dtype {}; weights must be F32, "
+          "F16, BF16 or F64",
+          file.path(), name, c10::toString(tensor.scalar_type()));
+    }
+    return tensor.to(at::kFloat);
+  }
+
+  std::string path_;
+  std::string prefix_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, std::size_t> files_of_;
+};
+
+class RandomSource : public TensorSource {
+ public:
+  explicit RandomSource(std::uint64_t seed) : seed_(seed) {}
+
+  bool contains(std::string_view) const override { return false; }
+
+  at::Tensor get(const std::vector<std::string>& names,
+                 const std::vector<std::int64_t>& shape, const Init& init,
+                 bool) override {
+    const auto options = at::TensorOptions().dtype(at::kFloat);
+    switch (init.kind) {
+      case Init::Kind::kZeros:
+        return at::zeros(shape, options);
+      case Init::Kind::kOnes:
+        return at::ones(shape, options);
+      case Init::Kind::kNormal:
+        break;
+    }
+    at::Tensor tensor = at::empty(shape, options);
+    fill_normal(tensor.mutable_data_ptr<float>(), tensor.numel(), seed_,
+                names.front(), init.std);
+    return tensor;
+  }
+
+ private:
+  std::uint64_t seed_;
+};
+
+}  // namespace
+
+std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,
+                                             std::string_view prefix) {
+  return std::make_unique<HfFolder>(path, prefix);
+}
+
+std::unique_ptr<TensorSource> random_source(std::uint64_t seed) {
+  return std::make_unique<RandomSource>(seed);
+}
+
+}  // namespace thinwire
