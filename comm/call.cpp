@@ -1,0 +1,135 @@
+#include "comm/call.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+
+namespace thinwire {
+namespace {
+
+constexpr std::array<std::string_view, 5> kKindNames = {
+    "all_reduce", "all_gather_v", "broadcast", "barrier", "split"};
+constexpr int kNumberBits = 20;
+constexpr std::uint32_t kNumberMask = (1u << kNumberBits) - 1;
+static_assert(kKindNames.size() << kNumberBits <= kMaxMessageTag);
+
+MessageTag envelope(CallKind kind, std::uint32_t number) {
+  return static_cast<MessageTag>(kind) << kNumberBits | (number & kNumberMask);
+}
+
+std::string describe(MessageTag tag) {
+  const std::size_t kind = tag >> kNumberBits;
+  return fmt::format("{} (call {})",
+                     kind < kKindNames.size() ? kKindNames[kind] : "?",
+                     tag & kNumberMask);
+}
+
+std::size_t piece_count(std::size_t bytes, std::size_t piece_bytes) {
+  return std::max<std::size_t>(1, (bytes + piece_bytes - 1) / piece_bytes);
+}
+
+template <class Byte>
+std::span<Byte> piece(std::span<Byte> data, std::size_t i,
+                      std::size_t piece_bytes) {
+  const std::size_t begin = i * piece_bytes;
+  return data.subspan(begin, std::min(piece_bytes, data.size() - begin));
+}
+
+}  // namespace
+
+Call::Call(Transport& transport, CallKind kind, std::uint32_t number,
+           std::string_view tag, double timeout_seconds, ByteCount& bytes)
+    : transport_(transport),
+      kind_(kind),
+      number_(number),
+      longest_(transport.max_message_bytes()),
+      tag_(tag),
+      timeout_seconds_(timeout_seconds),
+      deadline_(SteadyClock::now() +
+                std::chrono::duration_cast<SteadyClock::duration>(
+                    std::chrono::duration<double>(timeout_seconds))),
+      bytes_(bytes) {}
+
+std::string Call::name() const {
+  const auto kind = kKindNames[static_cast<std::size_t>(kind_)];
+  return tag_.empty() ? std::string(kind) : fmt::format("{} '{}'", kind, tag_);
+}
+
+void Call::raise(const std::string& what) {
+  const std::string text = fmt::format("{}: {}", name(), what);
+  transport_.stop(text);
+  throw CommError(text);
+}
+
+Call::Pending Call::start_send(int to, std::span<const std::byte> data) {
+  THINWIRE_ASSERT(data.size() <= longest_, "{} bytes", data.size());
+  Pending pending(this, transport_.send(to, envelope(kind_, number_), data));
+  bytes_.sent += static_cast<std::int64_t>(data.size());
+  return pending;
+}
+
+Call::Pending Call::start_receive(int from, std::span<std::byte> data) {
+  THINWIRE_ASSERT(data.size() <= longest_, "{} bytes", data.size());
+  return Pending(this, transport_.receive(from, data));
+}
+
+void Call::finish(Ticket& ticket) {
+  const MessageResult result = transport_.wait(ticket, deadline_);
+  switch (result.status) {
+    case MessageResult::Status::kDone:
+      break;
+    case MessageResult::Status::kTimeout:
+      transport_.abandon(ticket);
+      raise(fmt::format("timed out after {:.1f} s: rank {} waited for rank {}",
+                        timeout_seconds_, rank(), ticket.peer));
+    case MessageResult::Status::kFailed:
+      transport_.abandon(ticket);
+      raise(fmt::format("rank {} waited for rank {}, but {}", rank(),
+                        ticket.peer, result.text));
+  }
+  if (!ticket.receives) return;
+  if (result.tag != envelope(kind_, number_)) {
+    raise(
+        fmt::format("the ranks do not make the same calls: rank {} is in {}, "
+                    "rank {} in {}",
+                    rank(), describe(envelope(kind_, number_)), ticket.peer,
+                    describe(result.tag)));
+  }
+  if (result.bytes != ticket.size) {
+    raise(
+        fmt::format("the ranks do not pass the same size: rank {} expected a "
+                    "message of {} bytes from rank {}, got {}",
+                    rank(), ticket.size, ticket.peer, result.bytes));
+  }
+  bytes_.received += static_cast<std::int64_t>(result.bytes);
+}
+
+void Call::send(int to, std::span<const std::byte> data) {
+  for (std::size_t i = 0; i < piece_count(data.size(), longest_); ++i) {
+    start_send(to, piece(data, i, longest_)).wait();
+  }
+}
+
+void Call::receive(int from, std::span<std::byte> data) {
+  for (std::size_t i = 0; i < piece_count(data.size(), longest_); ++i) {
+    start_receive(from, piece(data, i, longest_)).wait();
+  }
+}
+
+void Call::exchange(int to, std::span<const std::byte> out, int from,
+                    std::span<std::byte> in) {
+  const std::size_t outs = piece_count(out.size(), longest_);
+  const std::size_t ins = piece_count(in.size(), longest_);
+  for (std::size_t i = 0; i < std::max(outs, ins); ++i) {
+    Pending received, sent;
+    if (i < ins) received = start_receive(from, piece(in, i, longest_));
+    if (i < outs) sent = start_send(to, piece(out, i, longest_));
+    received.wait();
+    sent.wait();
+  }
+}
+
+}  // namespace thinwire

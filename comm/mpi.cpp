@@ -1,0 +1,357 @@
+#include "comm/mpi.h"
+
+#include <fmt/format.h>
+#include <mpi.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/handle.h"
+#include "base/hash.h"
+#include "comm/transport.h"
+
+namespace thinwire {
+namespace {
+
+using std::chrono::microseconds;
+
+std::atomic<bool> some_communicator_failed{false};
+
+std::string error_text(int code) {
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  return {text.data(), static_cast<std::size_t>(length)};
+}
+
+void check(int code, const char* call) {
+  if (code != MPI_SUCCESS) {
+    fail<CommError>("{} failed: {}", call, error_text(code));
+  }
+}
+
+struct CommTraits {
+  using type = MPI_Comm;
+  static type null() noexcept { return MPI_COMM_NULL; }
+  static void release(type comm) noexcept {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (finalized == 0) MPI_Comm_free(&comm);
+  }
+};
+using CommHandle = UniqueHandle<CommTraits>;
+
+CommHandle duplicate(MPI_Comm comm) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  check(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
+  CommHandle handle(copy);
+  check(MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN),
+        "MPI_Comm_set_errhandler");
+  return handle;
+}
+
+// Where a rank lives, to see whether it still does. Ranks of one pid namespace
+// can look each other up.
+struct Home {
+  std::uint64_t place = 0;
+  std::int64_t pid = 0;
+};
+
+Home my_home() {
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  struct stat ns {};
+  stat("/proc/self/ns/pid", &ns);
+  const std::string place = fmt::format("{} {}", host.data(), ns.st_ino);
+  return {hash64(place), getpid()};
+}
+
+// Rounds of waiting: first spin, then yield, then sleep for a small part of the
+// time waited so far, so that a long wait costs neither the core nor latency.
+class Patience {
+ public:
+  explicit Patience(bool crowded) : crowded_(crowded) {}
+
+  // Whether clock, peers and notices are worth a look: not on the first polls.
+  bool look() { return ++polls_ % (crowded_ ? 8 : 64) == 0; }
+
+  void rest(SteadyClock::duration waited) const {
+    if (waited < microseconds(crowded_ ? 100 : 2000)) {
+      if (crowded_) sched_yield();
+      return;
+    }
+    std::this_thread::sleep_for(std::clamp<SteadyClock::duration>(
+        waited / 64, microseconds(1), microseconds(500)));
+  }
+
+ private:
+  const bool crowded_;
+  unsigned polls_ = 0;
+};
+
+class MpiTransport : public Transport {
+ public:
+  explicit MpiTransport(MPI_Comm parent)
+      : data_(duplicate(parent)), notices_(duplicate(parent)) {
+    MPI_Comm_rank(data_.get(), &rank_);
+    MPI_Comm_size(data_.get(), &size_);
+    homes_.resize(static_cast<std::size_t>(size_));
+    const Home mine = my_home();
+    check(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, homes_.data(),
+                        sizeof mine, MPI_BYTE, data_.get()),
+          "MPI_Allgather");
+    const auto neighbours =
+        std::ranges::count(homes_, mine.place, &Home::place);
+    cpu_set_t cpus;
+    const bool known = sched_getaffinity(0, sizeof cpus, &cpus) == 0;
+    crowded_ = !known || neighbours > CPU_COUNT(&cpus);
+  }
+
+  // A failed communicator is left to the end of the process: freeing it could
+  // wait for messages that never come.
+  ~MpiTransport() override {
+    if (!failed_) return;
+    data_.detach();
+    notices_.detach();
+  }
+
+  int rank() const noexcept override { return rank_; }
+  int size() const noexcept override { return size_; }
+  std::string_view backend() const noexcept override { return "mpi"; }
+  // MPI's counts are int.
+  std::size_t max_message_bytes() const noexcept override { return 1 << 30; }
+
+  Ticket send(int to, MessageTag tag,
+              std::span<const std::byte> data) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Isend(data.data(), static_cast<int>(data.size()), MPI_BYTE, to,
+                    static_cast<int>(tag), data_.get(), &request),
+          "MPI_Isend");
+    return {.handle = pack(request), .peer = to, .size = data.size()};
+  }
+
+  Ticket receive(int from, std::span<std::byte> data) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Irecv(data.data(), static_cast<int>(data.size()), MPI_BYTE, from,
+                    MPI_ANY_TAG, data_.get(), &request),
+          "MPI_Irecv");
+    return {.handle = pack(request),
+            .peer = from,
+            .receives = true,
+            .data = data.data(),
+            .size = data.size()};
+  }
+
+  MessageResult wait(Ticket& ticket,
+                     SteadyClock::time_point deadline) override {
+    MessageResult result;
+    if (test(ticket, result)) return result;
+    const auto begin = SteadyClock::now();
+    for (Patience patience(crowded_);;) {
+      if (test(ticket, result)) return result;
+      if (!patience.look()) continue;
+      const auto now = SteadyClock::now();
+      if (find_failure(ticket.peer, now, result.text)) {
+        // What had arrived before the failure still counts.
+        if (test(ticket, result)) return result;
+        result.status = MessageResult::Status::kFailed;
+        return result;
+      }
+      if (now >= deadline) {
+        result.status = MessageResult::Status::kTimeout;
+        return result;
+      }
+      patience.rest(now - begin);
+    }
+  }
+
+  // The buffer must not be written to later: a receive that no message has
+  // matched ends at once, one in the middle of a message gets a moment.
+  void abandon(Ticket& ticket) noexcept override {
+    MPI_Request request = unpack(ticket.handle);
+    if (request == MPI_REQUEST_NULL) return;
+    mark_failed();
+    if (ticket.receives) MPI_Cancel(&request);
+    const auto end = SteadyClock::now() + std::chrono::milliseconds(100);
+    for (int done = 0; done == 0 && SteadyClock::now() < end;) {
+      if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+    }
+    ticket.handle = pack(MPI_REQUEST_NULL);
+  }
+
+  void stop(std::string_view why) noexcept override {
+    mark_failed();
+    if (std::exchange(stopped_, true)) return;
+    // Small enough to be sent eagerly; the text lives until the process ends,
+    // since nobody can wait for these messages.
+    auto* notice = new std::string(why.substr(0, kMaxNotice));
+    for (int to = 0; to < size_; ++to) {
+      if (to == rank_) continue;
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Isend(notice->data(), static_cast<int>(notice->size()), MPI_CHAR, to,
+                0, notices_.get(), &request);
+      if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+    }
+  }
+
+  std::unique_ptr<Transport> split(std::uint32_t, int color, int new_rank,
+                                   int) override {
+    MPI_Comm child = MPI_COMM_NULL;
+    check(MPI_Comm_split(data_.get(), color & 0x7fffffff, new_rank, &child),
+          "MPI_Comm_split");
+    const CommHandle handle(child);
+    return std::make_unique<MpiTransport>(child);
+  }
+
+ private:
+  static constexpr std::size_t kMaxNotice = 400;
+
+  static std::uintptr_t pack(MPI_Request request) {
+    static_assert(sizeof(MPI_Request) <= sizeof(std::uintptr_t));
+    std::uintptr_t handle = 0;
+    std::memcpy(&handle, &request, sizeof request);
+    return handle;
+  }
+  static MPI_Request unpack(std::uintptr_t handle) {
+    MPI_Request request;
+    std::memcpy(&request, &handle, sizeof request);
+    return request;
+  }
+
+  // True when the message is done or has failed.
+  bool test(Ticket& ticket, MessageResult& result) {
+    MPI_Request request = unpack(ticket.handle);
+    MPI_Status status;
+    int done = 0;
+    const int code = MPI_Test(&request, &done, &status);
+    int kind = MPI_SUCCESS;
+    if (code != MPI_SUCCESS) MPI_Error_class(code, &kind);
+    if (code != MPI_SUCCESS && kind != MPI_ERR_TRUNCATE) {
+      ticket.handle = pack(request);
+      result.status = MessageResult::Status::kFailed;
+      result.text = error_text(code);
+      return true;
+    }
+    if (code == MPI_SUCCESS && done == 0) return false;
+    ticket.handle = pack(request);
+    result.tag = 0;
+    result.bytes = ticket.size;
+    if (ticket.receives) {
+      int count = 0;
+      MPI_Get_count(&status, MPI_BYTE, &count);
+      result.tag = static_cast<MessageTag>(status.MPI_TAG);
+      result.bytes = static_cast<std::size_t>(count);
+      // Too long: some implementations report the length that fitted.
+      if (kind == MPI_ERR_TRUNCATE) {
+        result.bytes = std::max(result.bytes, ticket.size + 1);
+      }
+    }
+    return true;
+  }
+
+  bool find_failure(int peer, SteadyClock::time_point now, std::string& why) {
+    if (now < next_look_) return false;
+    next_look_ = now + microseconds(1000);
+    int there = 0;
+    MPI_Status status;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, 0, notices_.get(), &there, &status) ==
+            MPI_SUCCESS &&
+        there != 0) {
+      std::array<char, kMaxNotice> text{};
+      int count = 0;
+      MPI_Get_count(&status, MPI_CHAR, &count);
+      MPI_Recv(text.data(), static_cast<int>(text.size()), MPI_CHAR,
+               status.MPI_SOURCE, 0, notices_.get(), MPI_STATUS_IGNORE);
+      stopped_ = true;  // the others have been told by that rank
+      why = fmt::format(
+          "rank {} stopped: {}", status.MPI_SOURCE,
+          std::string_view(text.data(), static_cast<std::size_t>(count)));
+      return true;
+    }
+    const Home& home = homes_[static_cast<std::size_t>(peer)];
+    const Home& mine = homes_[static_cast<std::size_t>(rank_)];
+    if (home.place == mine.place &&
+        kill(static_cast<pid_t>(home.pid), 0) != 0 && errno == ESRCH) {
+      why = fmt::format("its process (pid {}) is gone", home.pid);
+      return true;
+    }
+    if (getppid() != parent_) {
+      why = fmt::format("the launcher of rank {} is gone", rank_);
+      return true;
+    }
+    return false;
+  }
+
+  void mark_failed() noexcept {
+    failed_ = true;
+    some_communicator_failed = true;
+  }
+
+  CommHandle data_, notices_;
+  int rank_ = 0, size_ = 1;
+  std::vector<Home> homes_;  // by rank
+  bool crowded_ = false;     // more ranks than cores here
+  bool failed_ = false, stopped_ = false;
+  SteadyClock::time_point next_look_{};
+  const pid_t parent_ = getppid();
+};
+
+}  // namespace
+
+bool started_by_mpi() noexcept {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
+    if (std::getenv(name) != nullptr) return true;
+  }
+  return false;
+}
+
+MpiSession::MpiSession() {
+  int provided = 0;
+  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided),
+        "MPI_Init_thread");
+  if (provided != MPI_THREAD_MULTIPLE) {
+    fail<CommError>("MPI: MPI_THREAD_MULTIPLE is needed, level {} is provided",
+                    provided);
+  }
+}
+
+MpiSession::~MpiSession() {
+  if (!some_communicator_failed) MPI_Finalize();
+}
+
+void MpiSession::abort(int status) noexcept {
+  MPI_Abort(MPI_COMM_WORLD, status);
+  std::_Exit(status);
+}
+
+std::unique_ptr<Transport> make_mpi_transport() {
+  int initialized = 0, level = MPI_THREAD_SINGLE, found = 0;
+  MPI_Initialized(&initialized);
+  if (initialized == 0) {
+    fail<UsageError>("backend 'mpi': MPI is not initialised (no MpiSession)");
+  }
+  MPI_Query_thread(&level);
+  int* upper_bound = nullptr;
+  MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &upper_bound, &found);
+  if (level != MPI_THREAD_MULTIPLE || found == 0 ||
+      *upper_bound < static_cast<int>(kMaxMessageTag)) {
+    fail<CommError>("MPI: MPI_THREAD_MULTIPLE and tags up to {} are needed",
+                    kMaxMessageTag);
+  }
+  return std::make_unique<MpiTransport>(MPI_COMM_WORLD);
+}
+
+}  // namespace thinwire
