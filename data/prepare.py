@@ -35,7 +35,7 @@ examples
       --prefix "summarize: " --max-target-tokens 64 --output shards
   span corruption (T5's pre-training) over plain text, one document a line:
     python data/prepare.py --task span_corruption --tokenizer T5_DIR \\
-      --input corpus.txt --max-tokens 512 --max-target-tokens 114 \\
+      --input corpus.txt --max-tokens 512 --max-target-tokens 115 \\
       --output shards
 """
 

@@ -1,10 +1,13 @@
 """Span corruption: masked spans of a text become the target.
 
 Raffel et al. 2020, "Exploring the limits of transfer learning with a unified
-text-to-text transformer", sec. 3.1.4 and 3.3.4: 15 % of the tokens in spans of
+text-to-text transformer", fig. 2 and sec. 3.3.4: 15 % of the tokens in spans of
 3 on average; each span is replaced by one sentinel, and the target lists
 sentinel, span, sentinel, span, …, one more sentinel.
-Differs: a text is cut into pieces; texts are not joined to fill a piece.
+Differs: a text is cut into pieces, texts are not joined to fill a piece; a span
+may be the first or the last thing of a piece, or neither, all placements being
+equally likely (in T5's own code one always ends it, which for a short text
+would hide nothing but its end).
 """
 
 import numpy as np
@@ -18,8 +21,8 @@ def span_counts(n, density, mean_span, sentinels):
     """How many of n >= 2 tokens are noise, in how many spans."""
     noise = min(max(int(round(n * density)), 1), n - 1)
     spans = max(int(round(noise / mean_span)), 1)
-    # A span needs a token on either side; the last sentinel closes the target.
-    return noise, min(spans, noise, n - noise, sentinels - 1)
+    # Spans do not touch; the last sentinel closes the target.
+    return noise, min(spans, noise, n - noise + 1, sentinels - 1)
 
 
 def piece_length(max_input, max_target, density, mean_span, sentinels):
@@ -47,13 +50,17 @@ def corrupt(ids, sentinels, eos, seed, sample_id, density=0.15, mean_span=3.0):
     n = len(ids)
     noise, spans = span_counts(n, density, mean_span, len(sentinels))
     bits = np.random.Philox(key=[seed ^ (_PHILOX_PURPOSE << 32), sample_id])
-    raw = bits.random_raw(n)
+    raw = bits.random_raw(n + 2)
     noisy = _segment(raw[:noise], noise, spans)
-    clean = _segment(raw[noise:], n - noise, spans)
+    # Before, between and after the spans; only the outer two may be empty.
+    clean = _segment(raw[noise:], n - noise + 2, spans + 1)
+    clean[0] -= 1
+    clean[-1] -= 1
     source, target, at = [], [], 0
     for k in range(spans):
         source += ids[at:at + clean[k]] + [sentinels[k]]
         at += clean[k]
         target += [sentinels[k]] + ids[at:at + noisy[k]]
         at += noisy[k]
+    source += ids[at:]
     return source + [eos], target + [sentinels[spans], eos]

@@ -93,14 +93,16 @@ class TextTokenizer:
         if append and self.eos_id < 0:
             raise UserError("the tokenizer has no end-of-sequence token, which "
                             "text_to_text and span_corruption need")
-        room = max_tokens - append
-        try:
-            self.tok.enable_truncation(room, strategy="longest_first")
-        except BaseException as e:
+        texts = list(texts)
+        pairs = bool(texts) and isinstance(texts[0], tuple)
+        special = append + self.tok.num_special_tokens_to_add(pairs)
+        if max_tokens <= special:
             raise UserError(f"a limit of {max_tokens} tokens leaves no room "
-                            f"beside the special tokens: {e}") from None
+                            f"beside {special} special tokens")
+        self.tok.enable_truncation(max_tokens - append,
+                                   strategy="longest_first")
         out = []
-        for e in self.tok.encode_batch(list(texts)):
+        for e in self.tok.encode_batch(texts):
             ids, types = e.ids, e.type_ids
             if append:
                 ids, types = ids + [self.eos_id], types + types[-1:]
