@@ -14,68 +14,33 @@
 #include "base/random.h"
 #include "ops/backward.h"
 #include "ops/clones.h"
+#include "ops/philox_lanes.h"
 
 namespace thinwire {
 namespace {
 
-// Feature f of a row belongs to word (f / 8) % 4 of Philox block
-// f / 32 * 8 + f % 8: eight blocks side by side fill 32 features in order, so
-// neither drawing nor storing shuffles lanes.
-constexpr std::int64_t kGroup = 32;
-constexpr int kLanes = 16;  // two groups at a time
-
-struct RowDraw {
-  PhiloxKey key;
-  std::uint32_t position, sample, site;
-};
-
-// out[j] = in[j] * scale where the 24-bit draw reaches `threshold`, else 0.
+// out[i] = in[i] * scale where the draw reaches `threshold`, else 0.
 THINWIRE_CLONES
-void drop_row(float* out, const float* in, std::int64_t n, RowDraw row,
+void keep(float* __restrict out, const float* __restrict in, std::int64_t n,
+          const std::int32_t* __restrict drawn, std::int32_t threshold,
+          float scale) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float kept = in[i] * scale;
+    out[i] = drawn[i] >= threshold ? kept : 0.0f;
+  }
+}
+
+void drop_row(float* out, const float* in, std::int64_t n, const RowDraw& row,
               std::int32_t threshold, float scale) {
-  for (std::int64_t begin = 0; begin < n; begin += 2 * kGroup) {
-    std::uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-    const auto block = static_cast<std::uint32_t>(begin / 4);
-    for (int i = 0; i < kLanes; ++i) {
-      c0[i] = block + static_cast<std::uint32_t>(i);
-      c1[i] = row.position;
-      c2[i] = row.sample;
-      c3[i] = row.site;
+  constexpr std::int64_t kSpan = 8 * kDrawn;
+  const DrawFunction draw = draw_function();
+  std::int32_t drawn[kSpan];
+  for (std::int64_t begin = 0; begin < n; begin += kSpan) {
+    const std::int64_t count = std::min(kSpan, n - begin);
+    for (std::int64_t i = 0; i < count; i += kDrawn) {
+      draw(drawn + i, row, static_cast<std::uint32_t>((begin + i) / 4));
     }
-    std::uint32_t k0 = row.key.k0, k1 = row.key.k1;
-    for (int round = 0; round < 10; ++round) {
-      for (int i = 0; i < kLanes; ++i) {  // philox() of base/random.h, by lane
-        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0[i];
-        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2[i];
-        c0[i] = static_cast<std::uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
-        c2[i] = static_cast<std::uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
-        c1[i] = static_cast<std::uint32_t>(p1);
-        c3[i] = static_cast<std::uint32_t>(p0);
-      }
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    std::int32_t drawn[2 * kGroup];
-    for (int g = 0; g < 2; ++g) {
-      for (int i = 0; i < 8; ++i) {
-        drawn[32 * g + i] = static_cast<std::int32_t>(c0[8 * g + i] >> 8);
-        drawn[32 * g + 8 + i] = static_cast<std::int32_t>(c1[8 * g + i] >> 8);
-        drawn[32 * g + 16 + i] = static_cast<std::int32_t>(c2[8 * g + i] >> 8);
-        drawn[32 * g + 24 + i] = static_cast<std::int32_t>(c3[8 * g + i] >> 8);
-      }
-    }
-    const std::int64_t left = n - begin;
-    if (left >= 2 * kGroup) {
-      for (int i = 0; i < 2 * kGroup; ++i) {
-        const float kept = in[begin + i] * scale;
-        out[begin + i] = drawn[i] >= threshold ? kept : 0.0f;
-      }
-    } else {
-      for (std::int64_t i = 0; i < left; ++i) {
-        const float kept = in[begin + i] * scale;
-        out[begin + i] = drawn[i] >= threshold ? kept : 0.0f;
-      }
-    }
+    keep(out + begin, in + begin, count, drawn, threshold, scale);
   }
 }
 
