@@ -262,37 +262,47 @@ class MpiTransport : public Transport {
     return true;
   }
 
+  // Whether waiting for peer is in vain, and why. What it has found stays.
   bool find_failure(int peer, SteadyClock::time_point now, std::string& why) {
-    if (now < next_look_) return false;
-    next_look_ = now + microseconds(1000);
+    if (failure_.empty() && now >= next_look_) {
+      next_look_ = now + microseconds(1000);
+      failure_ = read_notice();
+      if (failure_.empty()) failure_ = find_dead(peer);
+    }
+    why = failure_;
+    return !failure_.empty();
+  }
+
+  std::string read_notice() {
     int there = 0;
     MPI_Status status;
-    if (MPI_Iprobe(MPI_ANY_SOURCE, 0, notices_.get(), &there, &status) ==
-            MPI_SUCCESS &&
-        there != 0) {
-      std::array<char, kMaxNotice> text{};
-      int count = 0;
-      MPI_Get_count(&status, MPI_CHAR, &count);
-      MPI_Recv(text.data(), static_cast<int>(text.size()), MPI_CHAR,
-               status.MPI_SOURCE, 0, notices_.get(), MPI_STATUS_IGNORE);
-      stopped_ = true;  // the others have been told by that rank
-      why = fmt::format(
-          "rank {} stopped: {}", status.MPI_SOURCE,
-          std::string_view(text.data(), static_cast<std::size_t>(count)));
-      return true;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, 0, notices_.get(), &there, &status) !=
+            MPI_SUCCESS ||
+        there == 0) {
+      return "";
     }
+    std::array<char, kMaxNotice> text{};
+    int count = 0;
+    MPI_Get_count(&status, MPI_CHAR, &count);
+    MPI_Recv(text.data(), static_cast<int>(text.size()), MPI_CHAR,
+             status.MPI_SOURCE, 0, notices_.get(), MPI_STATUS_IGNORE);
+    stopped_ = true;  // the others have been told by that rank
+    return fmt::format(
+        "rank {} stopped: {}", status.MPI_SOURCE,
+        std::string_view(text.data(), static_cast<std::size_t>(count)));
+  }
+
+  std::string find_dead(int peer) const {
     const Home& home = homes_[static_cast<std::size_t>(peer)];
     const Home& mine = homes_[static_cast<std::size_t>(rank_)];
     if (home.place == mine.place &&
         kill(static_cast<pid_t>(home.pid), 0) != 0 && errno == ESRCH) {
-      why = fmt::format("its process (pid {}) is gone", home.pid);
-      return true;
+      return fmt::format("its process (pid {}) is gone", home.pid);
     }
     if (getppid() != parent_) {
-      why = fmt::format("the launcher of rank {} is gone", rank_);
-      return true;
+      return fmt::format("the launcher of rank {} is gone", rank_);
     }
-    return false;
+    return "";
   }
 
   void mark_failed() noexcept {
@@ -305,6 +315,7 @@ class MpiTransport : public Transport {
   std::vector<Home> homes_;  // by rank
   bool crowded_ = false;     // more ranks than cores here
   bool failed_ = false, stopped_ = false;
+  std::string failure_;  // why no wait can succeed any more
   SteadyClock::time_point next_look_{};
   const pid_t parent_ = getppid();
 };
