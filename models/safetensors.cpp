@@ -19,6 +19,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/handle.h"
 #include "base/nearest.h"
 #include "models/safetensors_header.h"
@@ -156,7 +157,9 @@ class AtomicFile {
     while (n > 0) {
       // Linux writes at most 2^31 - 4096 bytes a call.
       const ssize_t done =
-          ::write(file_.get(), p, std::min<std::size_t>(n, 1u << 30));
+          write_fails()
+              ? -1
+              : ::write(file_.get(), p, std::min<std::size_t>(n, 1u << 30));
       if (done < 0 && errno == EINTR) continue;
       if (done < 0) die("cannot write");
       p += done;
@@ -165,16 +168,19 @@ class AtomicFile {
   }
 
   void publish() {
-    if (::fsync(file_.get()) != 0) die("cannot flush");
+    if (write_fails() || ::fsync(file_.get()) != 0) die("cannot flush");
     if (::close(file_.detach()) != 0) die("cannot close");
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) die("cannot rename");
+    if (write_fails() || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+      die("cannot rename");
+    }
     published_ = true;
     const auto slash = path_.find_last_of('/');
     const std::string folder = slash == std::string::npos ? "."
                                : slash == 0               ? "/"
                                             : path_.substr(0, slash);
     const File dir(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!dir || ::fsync(dir.get()) != 0) die("cannot flush the folder of");
+    if (!dir || write_fails() || ::fsync(dir.get()) != 0)
+      die("cannot flush the folder of");
   }
 
  private:
