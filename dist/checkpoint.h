@@ -9,11 +9,10 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "models/safetensors.h"
 #include "peft/delta.h"
@@ -23,8 +22,8 @@ namespace thinwire {
 struct Checkpoint {
   Delta delta;
   Digest backbone;
-  NamedTensors optimizer;          // flat vectors [size] and per-run scalars
-  nlohmann::ordered_json state;    // step, samples, best, counters, config
+  NamedTensors optimizer;        // flat vectors [size] and per-run scalars
+  nlohmann::ordered_json state;  // step, samples, best, counters, config
 };
 
 // Throws IoError; earlier checkpoints are untouched, the temporary is removed.

@@ -12,7 +12,7 @@ namespace thinwire {
 
 struct EvalOptions {
   std::int64_t batch_size = 32;
-  std::int64_t samples = 0;   // the first so many in storage order; 0: all
+  std::int64_t samples = 0;  // the first so many in storage order; 0: all
   std::function<void(std::int64_t done, std::int64_t of)> progress;
 };
 

@@ -24,7 +24,7 @@ namespace thinwire {
 class Communicator;
 
 struct TrainOptions {
-  std::int64_t steps = 0;         // optimizer steps; 0: epochs decides
+  std::int64_t steps = 0;  // optimizer steps; 0: epochs decides
   double epochs = 0;
   std::int64_t batch_size = 32;   // samples per rank and micro-batch
   std::int64_t accumulation = 1;  // micro-batches per step
@@ -40,19 +40,19 @@ struct TrainOptions {
   std::int64_t eval_every = 0;      // steps; 0: only at the end
   std::int64_t eval_samples = 0;    // 0: all
   bool eval_at_start = false;
-  std::int64_t eval_batch_size = 0;  // 0: batch_size
+  std::int64_t eval_batch_size = 0;   // 0: batch_size
   std::int64_t checkpoint_every = 0;  // steps; 0: only at the end
-  std::int64_t keep = 2;             // checkpoints kept beside best/
+  std::int64_t keep = 2;              // checkpoints kept beside best/
   std::int64_t log_every = 10;
-  std::int64_t patience = 0;        // evaluations without gain; 0: off
-  std::string metric;               // of best/ and patience; "": the task's
-  std::int64_t max_skips = 10;      // non-finite steps in a row that end a run
+  std::int64_t patience = 0;    // evaluations without gain; 0: off
+  std::string metric;           // of best/ and patience; "": the task's
+  std::int64_t max_skips = 10;  // non-finite steps in a row that end a run
   StatePolicy state_policy = StatePolicy::kDrop;  // at phase boundaries
-  std::uint64_t seed = 1;           // dropout and initial values
+  std::uint64_t seed = 1;                         // dropout and initial values
   std::uint64_t data_seed = 1;
   std::int64_t bucket_window = 2048;
   std::int64_t queue_batches = 4;
-  double dropout = -1;              // < 0: the model's own
+  double dropout = -1;  // < 0: the model's own
 };
 
 // One line of metrics.jsonl (design §5); milliseconds of this rank.
@@ -63,7 +63,7 @@ struct StepRecord {
   double step_ms = 0, data_ms = 0, forward_ms = 0, backward_ms = 0;
   double comm_ms = 0, comm_exposed_ms = 0, optimizer_ms = 0;
   std::int64_t sent_bytes = 0, received_bytes = 0;  // this rank, this step
-  bool skipped = false;             // non-finite on some rank: no rank stepped
+  bool skipped = false;  // non-finite on some rank: no rank stepped
 };
 
 struct EvalRecord {
@@ -77,9 +77,9 @@ struct EvalRecord {
 
 struct TrainSummary {
   std::int64_t steps = 0, trainable_parameters = 0, total_parameters = 0;
-  std::int64_t head_parameters = 0;          // of the trainable ones
+  std::int64_t head_parameters = 0;  // of the trainable ones
   std::int64_t delta_bytes = 0, payload_bytes_per_step = 0;
-  std::int64_t sent_bytes = 0;               // this rank, whole run
+  std::int64_t sent_bytes = 0;  // this rank, whole run
   std::int64_t skipped_steps = 0;
   double seconds_to_first_step = 0, seconds = 0;  // since run_training began
   int ranks = 1;
@@ -106,8 +106,8 @@ class TrainObserver {
 
 struct TrainRun {
   Communicator* comm;
-  Backbone* backbone;       // head already added
-  Digest identity;          // of the backbone as loaded
+  Backbone* backbone;  // head already added
+  Digest identity;     // of the backbone as loaded
   Task* task;
   std::vector<std::unique_ptr<Method>>* methods;
   std::shared_ptr<const ShardFolder> train;

@@ -1,0 +1,79 @@
+#include "dist/options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "dist/schedule.h"
+
+namespace thinwire {
+namespace {
+
+void at_least(const char* key, double value, double low) {
+  if (value >= low) return;  // NaN fails too
+  fail<UsageError>("train.{}: must be at least {}, got {}", key, low, value);
+}
+
+void fraction(const char* key, double value) {
+  if (value >= 0 && value < 1) return;
+  fail<UsageError>("train.{}: must be in [0, 1), got {}", key, value);
+}
+
+}  // namespace
+
+void check_options(const TrainOptions& o) {
+  at_least("steps", static_cast<double>(o.steps), 0);
+  at_least("epochs", o.epochs, 0);
+  if (o.steps == 0 && o.epochs == 0) {
+    fail<UsageError>("train.steps: must be at least 1, or set train.epochs");
+  }
+  if (o.batch_size < 1) {
+    fail<UsageError>("data.batch_size: must be at least 1, got {}",
+                     o.batch_size);
+  }
+  at_least("accumulation", static_cast<double>(o.accumulation), 1);
+  at_least("lr", o.lr, 0);
+  if (!std::isfinite(o.lr)) fail<UsageError>("train.lr: must be finite");
+  if (o.optimizer != "adamw" && o.optimizer != "sgd") {
+    fail<UsageError>("train.optimizer: '{}' is unknown; choose adamw or sgd",
+                     o.optimizer);
+  }
+  fraction("beta1", o.beta1);
+  fraction("beta2", o.beta2);
+  if (!(o.epsilon > 0)) {
+    fail<UsageError>("train.epsilon: must be above 0, got {}", o.epsilon);
+  }
+  fraction("momentum", o.momentum);
+  if (o.nesterov && o.momentum == 0) {
+    fail<UsageError>("train.nesterov: needs train.momentum above 0");
+  }
+  at_least("weight_decay", o.weight_decay, 0);
+  at_least("clip", o.clip, 0);
+  parse_schedule(o.schedule);
+  at_least("warmup", static_cast<double>(o.warmup), 0);
+  at_least("eval_every", static_cast<double>(o.eval_every), 0);
+  at_least("eval_samples", static_cast<double>(o.eval_samples), 0);
+  at_least("eval_batch_size", static_cast<double>(o.eval_batch_size), 0);
+  at_least("checkpoint_every", static_cast<double>(o.checkpoint_every), 0);
+  at_least("keep", static_cast<double>(o.keep), 1);
+  at_least("patience", static_cast<double>(o.patience), 0);
+  at_least("max_skips", static_cast<double>(o.max_skips), 1);
+  if (o.dropout >= 0) fraction("dropout", o.dropout);
+  if (o.state_policy == StatePolicy::kRewind) {
+    fail<UsageError>(
+        "train.state_policy: 'rewind' needs the values at the start of the "
+        "run, which train does not keep; choose carry, reset or drop");
+  }
+}
+
+std::int64_t total_steps(const TrainOptions& o, std::int64_t samples,
+                         int ranks) {
+  if (o.steps > 0) return o.steps;
+  const double per_step =
+      static_cast<double>(o.batch_size * o.accumulation * ranks);
+  const double steps =
+      std::ceil(o.epochs * static_cast<double>(samples) / per_step - 1e-9);
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(steps));
+}
+
+}  // namespace thinwire

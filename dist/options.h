@@ -1,0 +1,15 @@
+// What TrainOptions may hold.
+#pragma once
+
+#include "dist/trainer.h"
+
+namespace thinwire {
+
+// Throws UsageError naming the key, its value and what is allowed.
+void check_options(const TrainOptions& options);
+
+// `steps`, or as many as `epochs` take with `ranks` ranks, rounded up.
+std::int64_t total_steps(const TrainOptions& options, std::int64_t samples,
+                         int ranks);
+
+}  // namespace thinwire

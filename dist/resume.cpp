@@ -1,0 +1,108 @@
+#include "dist/resume.h"
+
+#include <stdlib.h>  // mkdtemp
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <utility>
+
+#include "base/error.h"
+#include "comm/communicator.h"
+#include "dist/durable.h"
+#include "dist/together.h"
+
+namespace thinwire {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string broadcast_text(Communicator& comm, const std::string& text) {
+  const auto bytes = comm.broadcast_bytes(
+      std::as_bytes(std::span(text.data(), comm.rank() == 0 ? text.size() : 0)),
+      0, {.tag = "resume"});
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// A private folder that goes away with this object.
+class Scratch {
+ public:
+  Scratch() {
+    std::string name =
+        (fs::temp_directory_path() / "thinwire-resume-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) {
+      fail<IoError>("{}: cannot create: {}", name, std::strerror(errno));
+    }
+    path_ = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+std::string file_names(const std::string& folder) {
+  std::string names;
+  for (const auto& item : fs::directory_iterator(folder)) {
+    names += item.path().filename().string() + "\n";
+  }
+  return names;
+}
+
+}  // namespace
+
+std::optional<Resumed> load_newest(Communicator& comm,
+                                   const std::string& checkpoints,
+                                   TrainObserver* observer) {
+  const bool root = comm.rank() == 0;
+  const std::string folder = broadcast_text(
+      comm, together(comm, [&]() -> std::string {
+        if (!root) return "";
+        std::vector<std::string> skipped;
+        const auto newest = newest_checkpoint(checkpoints, &skipped);
+        for (const std::string& reason : skipped) {
+          if (observer != nullptr) {
+            observer->warn("checkpoint passed over: " + reason);
+          }
+        }
+        return newest.value_or("");
+      }));
+  if (folder.empty()) return std::nullopt;
+
+  // The others read copies, which load_checkpoint() verifies again.
+  std::optional<Scratch> scratch;
+  if (comm.size() > 1) {
+    const std::string names =
+        broadcast_text(comm, together(comm, [&] {
+                         if (!root) scratch.emplace();
+                         return root ? file_names(folder) : std::string();
+                       }));
+    for (std::size_t at = 0; at < names.size();) {
+      const std::size_t end = names.find('\n', at);
+      const std::string name = names.substr(at, end - at);
+      at = end + 1;
+      const std::string bytes = broadcast_text(
+          comm, together(comm, [&] {
+            return root ? read_file((fs::path(folder) / name).string())
+                        : std::string();
+          }));
+      together(comm, [&] {
+        if (!root) write_file(scratch->path() + "/" + name, bytes);
+        return true;
+      });
+    }
+  }
+  return together(comm, [&] {
+    return std::optional<Resumed>(
+        Resumed{folder, load_checkpoint(root ? folder : scratch->path())});
+  });
+}
+
+}  // namespace thinwire

@@ -1,0 +1,25 @@
+// The checkpoint a run continues from: chosen by rank 0, the same bytes on
+// every rank, whether or not a rank sees the run folder.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "dist/checkpoint.h"
+#include "dist/trainer.h"
+
+namespace thinwire {
+
+struct Resumed {
+  std::string folder;  // as rank 0 sees it
+  Checkpoint checkpoint;
+};
+
+// The newest whole checkpoint under `checkpoints` of rank 0; none: nullopt.
+// Damaged ones are reported to the observer and passed over. Blocks on all
+// ranks; an error on one is raised on all.
+std::optional<Resumed> load_newest(Communicator& comm,
+                                   const std::string& checkpoints,
+                                   TrainObserver* observer);
+
+}  // namespace thinwire

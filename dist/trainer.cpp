@@ -1,0 +1,381 @@
+#include "dist/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <span>
+#include <utility>
+
+#include "base/error.h"
+#include "comm/communicator.h"
+#include "dist/checkpoint.h"
+#include "dist/durable.h"
+#include "dist/evaluate.h"
+#include "dist/optimizer.h"
+#include "dist/options.h"
+#include "dist/resume.h"
+#include "dist/run_state.h"
+#include "dist/step.h"
+#include "dist/together.h"
+
+namespace thinwire {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Slower than any disk that a checkpoint is written to, bytes per second.
+constexpr double kSlowDisk = 10e6;
+
+std::span<const std::byte> bytes_of(const at::Tensor& t) {
+  return {static_cast<const std::byte*>(t.const_data_ptr()),
+          static_cast<std::size_t>(t.nbytes())};
+}
+
+std::string digest_of(std::string_view text) {
+  return hash128(std::as_bytes(std::span(text.data(), text.size()))).hex();
+}
+
+std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
+                       std::int64_t step) {
+  std::int64_t end = INT64_MAX;
+  for (const auto& method : methods) {
+    const auto boundary = method->next_boundary(step);
+    if (!boundary) continue;
+    THINWIRE_ASSERT(*boundary > step, "{}: boundary {} after step {}",
+                    method->id(), *boundary, step);
+    end = std::min(end, *boundary);
+  }
+  return end;
+}
+
+class Trainer {
+ public:
+  explicit Trainer(TrainRun& run)
+      : run_(run),
+        comm_(*run.comm),
+        options_(run.options),
+        observer_(run.observer == nullptr ? quiet_ : *run.observer),
+        metric_(run.options.metric, *run.task) {}
+
+  TrainSummary train();
+
+ private:
+  std::string path(std::string_view name) const {
+    return (std::filesystem::path(run_.folder) / name).string();
+  }
+  void agree_on_inputs();
+  void resume(Resumed from);
+  Delta declare();
+  void adopt();
+  void next_phase();
+  void evaluate_now();
+  void save(const std::string& folder, const NamedTensors& optimizer);
+  void checkpoint();
+  void after(const StepOutcome& outcome);
+  bool out_of_patience() const {
+    return options_.patience > 0 && state_.stale >= options_.patience;
+  }
+  void summarise(TrainSummary& summary) const;
+
+  TrainRun& run_;
+  Communicator& comm_;
+  const TrainOptions& options_;
+  TrainObserver quiet_;
+  TrainObserver& observer_;
+  BestMetric metric_;
+  std::int64_t steps_ = 0;
+  RunState state_;
+  Delta delta_;
+  std::optional<Optimizer> optimizer_;
+  std::unique_ptr<Loader> loader_;
+  std::optional<Stepper> stepper_;
+  std::int64_t saved_step_ = -1;  // of the newest checkpoint
+  std::int64_t sent_before_ = 0;  // bytes: by this rank before it was resumed,
+  std::int64_t sent_at_start_ = 0;  // and by others than this run
+};
+
+// Whatever could differ between ranks differs here, before step 1.
+void Trainer::agree_on_inputs() {
+  agree(comm_, "the configuration", digest_of(run_.config_text));
+  agree(comm_, "the backbone", run_.identity.hex());
+  agree(comm_, "whether to resume", run_.resume ? "resume" : "new run");
+  together(comm_, [&] {
+    check_options(options_);
+    if (options_.dropout >= 0) run_.backbone->set_dropout(options_.dropout);
+    return true;
+  });
+  const auto index = [](const std::shared_ptr<const ShardFolder>& folder) {
+    return folder == nullptr ? std::string("none")
+                             : hash_file(folder->path() + "/index.json").hex();
+  };
+  agree(comm_, "the training data",
+        together(comm_, [&] { return index(run_.train); }));
+  agree(comm_, "the evaluation data",
+        together(comm_, [&] { return index(run_.eval); }));
+}
+
+Delta Trainer::declare() {
+  const auto scoring = make_scoring(comm_, *run_.backbone, *run_.task,
+                                    run_.train, options_.data_seed, &observer_);
+  return together(comm_, [&] {
+    return declare_delta(
+        *run_.backbone, *run_.methods,
+        {.seed = options_.seed, .step = state_.step, .scoring = scoring.get()});
+  });
+}
+
+// Makes delta_ what the backbone reads and the optimizer moves.
+void Trainer::adopt() {
+  agree(comm_, "the delta's layout", delta_.hash().hex());
+  together(comm_, [&] {
+    attach_delta(*run_.backbone, *run_.methods, delta_);
+    return true;
+  });
+  stepper_->use(delta_, *optimizer_);
+}
+
+void Trainer::resume(Resumed from) {
+  Checkpoint& c = from.checkpoint;
+  state_ = run_state_from_json(c.state, from.folder);
+  if (c.backbone != run_.identity) {
+    fail<UsageError>(
+        "{}: was trained on backbone {}, this run has {}; give the model the "
+        "run was started with",
+        from.folder, c.backbone.hex(), run_.identity.hex());
+  }
+  if (c.state.value("config", "") != run_.config_text) {
+    observer_.warn("resumed with a configuration that has changed since " +
+                   from.folder);
+  }
+  const std::int64_t batch = options_.batch_size * comm_.size();
+  if (state_.samples % batch != 0) {
+    fail<UsageError>(
+        "{}: {} samples were consumed, which is no multiple of {} ranks x "
+        "batch {}; resume with a batch that divides it",
+        from.folder, state_.samples, comm_.size(), options_.batch_size);
+  }
+  delta_ = std::move(c.delta);
+  optimizer_.emplace(options_, delta_);
+  optimizer_->load(c.optimizer, from.folder);
+  loader_->seek(static_cast<std::uint64_t>(state_.samples / batch));
+  saved_step_ = state_.step;
+  const auto rank = static_cast<std::size_t>(comm_.rank());
+  if (rank < state_.sent_bytes.size()) {
+    sent_before_ = state_.sent_bytes[rank];
+  }
+}
+
+// Methods declare anew on the current weights; numbers that train on keep
+// their values and, by state_policy, their optimizer state.
+void Trainer::next_phase() {
+  delta_.unbind(run_.backbone->parameters());
+  Relayout to = relayout(delta_, declare());
+  optimizer_->relayout(delta_, to, options_.state_policy);
+  delta_ = std::move(to.delta);
+  adopt();
+  state_.phase_step = state_.step;
+  observer_.phase(state_.step, delta_);
+}
+
+void Trainer::evaluate_now() {
+  EvalOptions options;
+  options.batch_size = options_.eval_batch_size > 0 ? options_.eval_batch_size
+                                                    : options_.batch_size;
+  options.samples = options_.eval_samples;
+  options.progress = [&](std::int64_t done, std::int64_t of) {
+    observer_.progress("eval", done, of);
+  };
+  EvalRecord record =
+      evaluate(comm_, *run_.backbone, *run_.task, *run_.eval, options);
+  record.step = state_.step;
+  metric_.judge(record, state_);
+  state_.eval_step = state_.step;
+  state_.last = record;
+  if (!state_.first) state_.first = record;
+  if (record.best && !run_.folder.empty()) save(path("best"), {});
+  observer_.eval(record);
+}
+
+// Rank 0 writes; if it cannot, every rank says so alike.
+void Trainer::save(const std::string& folder, const NamedTensors& optimizer) {
+  std::int64_t bytes = delta_.values().nbytes();
+  for (const auto& [name, tensor] : optimizer) bytes += tensor.nbytes();
+  const Patience patience(comm_, static_cast<double>(bytes) / kSlowDisk);
+  std::string error;
+  if (comm_.rank() == 0) {
+    try {
+      auto state = to_json(state_);
+      state["ranks"] = comm_.size();
+      state["delta_hash"] = delta_.hash().hex();
+      state["config"] = run_.config_text;
+      save_checkpoint(folder, delta_, run_.identity, optimizer, state);
+    } catch (const std::exception& e) {
+      error = first_line(e);
+    }
+  }
+  try {
+    agree_ok(comm_, error);
+  } catch (const UsageError& e) {
+    fail<IoError>("checkpoint at step {} failed, earlier ones are intact: {}",
+                  state_.step, e.what());
+  }
+}
+
+void Trainer::checkpoint() {
+  if (run_.folder.empty() || saved_step_ == state_.step) return;
+  // Ranks that drifted apart must not leave a checkpoint behind.
+  agree(comm_, fmt::format("the delta's values at step {}", state_.step),
+        hash128(bytes_of(delta_.values())).hex());
+  const std::int64_t sent = sent_before_ + comm_.bytes().sent - sent_at_start_;
+  const auto all = comm_.all_gather_v(std::as_bytes(std::span(&sent, 1)),
+                                      {.tag = "sent bytes"});
+  state_.sent_bytes.clear();
+  for (const auto& bytes : all) {
+    std::int64_t& value = state_.sent_bytes.emplace_back();
+    THINWIRE_ASSERT(bytes.size() == sizeof value, "{} bytes", bytes.size());
+    std::copy_n(bytes.data(), sizeof value,
+                reinterpret_cast<std::byte*>(&value));
+  }
+  const std::string folder =
+      path(fmt::format("checkpoints/step-{}", state_.step));
+  save(folder, optimizer_->state());
+  if (comm_.rank() == 0) {
+    try {
+      prune_checkpoints(path("checkpoints"), options_.keep);
+    } catch (const IoError& e) {
+      observer_.warn(e.what());  // the new one is safe
+    }
+  }
+  saved_step_ = state_.step;
+  observer_.checkpoint(state_.step, folder);
+}
+
+void Trainer::after(const StepOutcome& outcome) {
+  state_.step = outcome.record.step;
+  state_.samples += outcome.record.samples;
+  observer_.step(outcome.record);
+  if (outcome.nonfinite.empty()) {
+    state_.skipped_in_row = 0;
+    if (outcome.no_weight) {
+      observer_.warn(fmt::format(
+          "step {}: no example of any rank has a loss; nothing moved",
+          state_.step));
+    }
+    return;
+  }
+  ++state_.skipped;
+  ++state_.skipped_in_row;
+  observer_.warn(fmt::format("step {} skipped on all ranks, not finite: {}",
+                             state_.step, outcome.nonfinite));
+  if (state_.skipped_in_row >= options_.max_skips) {
+    fail<Error>(
+        "train: {} steps in a row were not finite, the last at step {}: {} "
+        "(lower train.lr, or raise train.max_skips)",
+        state_.skipped_in_row, state_.step, outcome.nonfinite);
+  }
+}
+
+TrainSummary Trainer::train() {
+  const auto begin = Clock::now();
+  const auto elapsed = [&] {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  TrainSummary summary;
+  sent_at_start_ = comm_.bytes().sent;
+  agree_on_inputs();
+  steps_ = total_steps(options_, run_.train->index().samples, comm_.size());
+  loader_ = together(comm_, [&] {
+    return make_loader(run_.train, {.batch_size = options_.batch_size,
+                                    .rank = comm_.rank(),
+                                    .ranks = comm_.size(),
+                                    .seed = options_.data_seed,
+                                    .bucket_window = options_.bucket_window,
+                                    .queue_batches = options_.queue_batches});
+  });
+  stepper_.emplace(run_, *loader_, steps_);
+
+  std::optional<Resumed> from;
+  if (!run_.folder.empty()) {
+    together(comm_, [&] {
+      if (comm_.rank() == 0) {
+        sweep_temporaries(run_.folder);
+        sweep_temporaries(path("checkpoints"));
+      }
+      return true;
+    });
+    if (run_.resume) from = load_newest(comm_, path("checkpoints"), &observer_);
+  }
+  if (from) {
+    together(comm_, [&] {
+      resume(std::move(*from));
+      return true;
+    });
+  } else {
+    delta_ = run_.initial_delta ? std::move(*run_.initial_delta) : declare();
+    optimizer_.emplace(options_, delta_);
+  }
+  adopt();
+  observer_.begin(delta_, state_.step, steps_);
+
+  if (options_.eval_at_start && run_.eval && state_.eval_step < 0 &&
+      state_.step == 0) {
+    evaluate_now();
+  }
+  bool stop = false;
+  while (!stop && state_.step < steps_ && !out_of_patience()) {
+    if (state_.step >= phase_end(*run_.methods, state_.phase_step)) {
+      next_phase();
+    }
+    const StepOutcome outcome = stepper_->step(state_.step);
+    after(outcome);
+    if (summary.seconds_to_first_step == 0) {
+      summary.seconds_to_first_step = elapsed();
+    }
+    const bool end = state_.step == steps_;
+    const auto due = [&](std::int64_t every) {
+      return every > 0 && state_.step % every == 0;
+    };
+    if (run_.eval && (end || due(options_.eval_every))) evaluate_now();
+    if (due(options_.checkpoint_every) || outcome.checkpoint || outcome.stop) {
+      checkpoint();
+    }
+    stop = outcome.stop && !end;
+  }
+  checkpoint();  // unless it is there already
+
+  summary.stop = stop                   ? TrainSummary::Stop::kSignal
+                 : state_.step < steps_ ? TrainSummary::Stop::kEarly
+                                        : TrainSummary::Stop::kDone;
+  summarise(summary);
+  summary.seconds = elapsed();
+  return summary;
+}
+
+void Trainer::summarise(TrainSummary& s) const {
+  s.steps = state_.step;
+  s.trainable_parameters = delta_.trainable();
+  s.total_parameters = run_.backbone->parameters().count();
+  s.delta_bytes = delta_.values().nbytes();
+  for (const DeltaEntry& e : delta_.entries()) {
+    if (e.head) s.head_parameters += e.count;
+    if (e.target.empty()) s.total_parameters += e.count;
+    if (e.index.defined()) s.delta_bytes += e.index.nbytes();
+  }
+  s.payload_bytes_per_step = delta_.values().nbytes();
+  s.sent_bytes = sent_before_ + comm_.bytes().sent - sent_at_start_;
+  s.skipped_steps = state_.skipped;
+  s.ranks = comm_.size();
+  s.delta_hash = delta_.hash();
+  s.backbone = run_.identity;
+  s.first = state_.first;
+  s.last = state_.last;
+  s.best = state_.best;
+}
+
+}  // namespace
+
+TrainSummary run_training(TrainRun& run) { return Trainer(run).train(); }
+
+}  // namespace thinwire
