@@ -2,19 +2,22 @@
 // sites that methods decorate.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "models/config.h"
 #include "models/parameters.h"
 #include "models/sites.h"
 
 namespace thinwire {
+
+class EmbeddedStream;
 
 // One side of a batch. tokens int64 [T]; types int64 [T] or undefined (all 0).
 struct TokenStream {
@@ -42,11 +45,21 @@ struct BackboneOutput {
   at::Tensor first_rows, token_rows;
 };
 
+// One row per sequence (pooled vectors, CLS): the layout that a linear site's
+// attachments see when x is [B, d].
+Layout pooled_layout(const Layout& layout);
+
 class Backbone {
  public:
   virtual ~Backbone() = default;
 
   const ModelConfig& config() const { return config_; }
+  // One rate for hidden states, attention weights and classifier, in [0, 1),
+  // instead of the model's own.
+  void set_dropout(double p) {
+    config_.dropout = config_.attention_dropout = p;
+    config_.classifier_dropout = p;
+  }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
   const std::vector<Site>& sites() const { return sites_; }
@@ -80,9 +93,10 @@ class Backbone {
 
   // A linear layer of a task head (its weight and bias are slots already):
   // makes it a site like any other and returns the site number.
-  int add_head_linear(std::string name, int weight, int bias,
-                      std::int64_t d_in, std::int64_t d_out);
+  int add_head_linear(std::string name, int weight, int bias, std::int64_t d_in,
+                      std::int64_t d_out);
   // The linear site with its attachments applied; x [T, d_in] -> [T, d_out].
+  // ctx.layout describes the rows of x (pooled_layout() where x is [B, d]).
   at::Tensor linear(int site, const at::Tensor& x, const ForwardContext& ctx);
 
  protected:
@@ -91,6 +105,24 @@ class Backbone {
   int add_site(Site site);
   // The residual branch of a sublayer site: returns the adapted u.
   at::Tensor adapt(int site, SublayerState state, const ForwardContext& ctx);
+  at::Tensor layer_input(int site, at::Tensor hidden,
+                         const ForwardContext& ctx);
+  at::Tensor layer_output(int site, at::Tensor hidden,
+                          const ForwardContext& ctx);
+  // Of all attachments of an attention site; undefined without any.
+  std::pair<at::Tensor, at::Tensor> extra_keys_values(
+      int site, const ForwardContext& ctx);
+  // Inserts what an embedding site's attachments bring; keeps `stream` and
+  // ctx.layout in step.
+  at::Tensor insert_embeddings(int site, at::Tensor embeddings,
+                               EmbeddedStream& stream, ForwardContext& ctx);
+
+  // Dropout of x, row t of ctx.layout, if the pass is a training one.
+  static at::Tensor drop(const at::Tensor& x, double p, std::uint32_t site,
+                         const ForwardContext& ctx) {
+    if (!ctx.training || p == 0) return x;
+    return dropout(x, p, ctx.dropout_key(site), *ctx.layout);
+  }
 
   struct Attachments {
     std::vector<std::shared_ptr<LinearAttachment>> linear;
@@ -102,6 +134,8 @@ class Backbone {
   const Attachments& at_site(int site) const {
     return attachments_[static_cast<std::size_t>(site)];
   }
+
+  Attachments& site_of_kind(int site, SiteKind kind);
 
   ModelConfig config_;
   Parameters parameters_;

@@ -1,0 +1,218 @@
+#include "models/backbone.h"
+
+#include <filesystem>
+#include <span>
+
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include "base/error.h"
+#include "base/nearest.h"
+#include "models/architectures.h"
+#include "models/embedded_stream.h"
+
+namespace thinwire {
+
+int Backbone::find_site(SiteKind kind, std::string_view name) const {
+  for (std::size_t i = 0; i < sites_.size(); ++i) {
+    if (sites_[i].kind == kind && sites_[i].name == name) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+int Backbone::add_site(Site site) {
+  THINWIRE_ASSERT(find_site(site.kind, site.name) < 0, "site '{}' exists",
+                  site.name);
+  sites_.push_back(std::move(site));
+  attachments_.emplace_back();
+  return static_cast<int>(sites_.size()) - 1;
+}
+
+Backbone::Attachments& Backbone::site_of_kind(int site, SiteKind kind) {
+  THINWIRE_ASSERT(site >= 0 && site < static_cast<int>(sites_.size()),
+                  "site {} of {}", site, sites_.size());
+  const Site& s = sites_[static_cast<std::size_t>(site)];
+  THINWIRE_ASSERT(s.kind == kind, "site '{}' is of kind {}, not {}", s.name,
+                  static_cast<int>(s.kind), static_cast<int>(kind));
+  return attachments_[static_cast<std::size_t>(site)];
+}
+
+void Backbone::attach(int site, std::shared_ptr<LinearAttachment> a) {
+  site_of_kind(site, SiteKind::kLinear).linear.push_back(std::move(a));
+}
+void Backbone::attach(int site, std::shared_ptr<SublayerAttachment> a) {
+  site_of_kind(site, SiteKind::kSublayer).sublayer.push_back(std::move(a));
+}
+void Backbone::attach(int site, std::shared_ptr<AttentionAttachment> a) {
+  site_of_kind(site, SiteKind::kAttention).attention.push_back(std::move(a));
+}
+void Backbone::attach(int site, std::shared_ptr<EmbeddingAttachment> a) {
+  site_of_kind(site, SiteKind::kEmbedding).embedding.push_back(std::move(a));
+}
+void Backbone::attach(int site, std::shared_ptr<TapAttachment> a) {
+  site_of_kind(site, SiteKind::kTap).tap.push_back(std::move(a));
+}
+
+void Backbone::detach_all() {
+  for (auto& a : attachments_) a = {};
+}
+
+int Backbone::add_head_linear(std::string name, int weight, int bias,
+                              std::int64_t d_in, std::int64_t d_out) {
+  return add_site(
+      {.name = std::move(name),
+       .kind = SiteKind::kLinear,
+       .stack = config_.decoder_layers > 0 ? Stack::kDecoder : Stack::kEncoder,
+       .role = Role::kHead,
+       .layer = -1,
+       .d_in = d_in,
+       .d_out = d_out,
+       .weight = weight,
+       .bias = bias});
+}
+
+at::Tensor Backbone::linear(int site, const at::Tensor& x,
+                            const ForwardContext& ctx) {
+  const Site& s = sites_[static_cast<std::size_t>(site)];
+  const at::Tensor weight = parameters_.get(s.weight, ctx);
+  at::Tensor bias;
+  if (s.bias >= 0) bias = parameters_.get(s.bias, ctx);
+  const auto& attachments = at_site(site).linear;
+  if (attachments.empty()) return at::linear(x, weight, bias);
+
+  at::Tensor in = x;
+  for (const auto& a : attachments) {
+    if (const at::Tensor scale = a->scale_in(ctx); scale.defined()) {
+      in = in.mul(scale);
+    }
+    if (const at::Tensor more = a->bias(ctx); more.defined()) {
+      bias = bias.defined() ? bias.add(more) : more;
+    }
+  }
+  at::Tensor y = at::linear(in, weight, bias);
+  for (const auto& a : attachments) {
+    if (const at::Tensor path = a->path(x, ctx); path.defined()) {
+      y = y.add(path);
+    }
+  }
+  for (const auto& a : attachments) {
+    if (const at::Tensor scale = a->scale_out(ctx); scale.defined()) {
+      y = y.mul(scale);
+    }
+  }
+  return y;
+}
+
+at::Tensor Backbone::adapt(int site, SublayerState state,
+                           const ForwardContext& ctx) {
+  for (const auto& a : at_site(site).sublayer) state.u = a->adapt(state, ctx);
+  return state.u;
+}
+
+at::Tensor Backbone::layer_input(int site, at::Tensor hidden,
+                                 const ForwardContext& ctx) {
+  for (const auto& a : at_site(site).tap) hidden = a->layer_input(hidden, ctx);
+  return hidden;
+}
+
+at::Tensor Backbone::layer_output(int site, at::Tensor hidden,
+                                  const ForwardContext& ctx) {
+  for (const auto& a : at_site(site).tap) hidden = a->layer_output(hidden, ctx);
+  return hidden;
+}
+
+std::pair<at::Tensor, at::Tensor> Backbone::extra_keys_values(
+    int site, const ForwardContext& ctx) {
+  const auto& attachments = at_site(site).attention;
+  if (attachments.empty()) return {};
+  if (attachments.size() == 1) {
+    return attachments.front()->extra_keys_values(ctx);
+  }
+  std::vector<at::Tensor> keys, values;
+  const std::int64_t batch = ctx.layout->batch();
+  const auto per_sequence = [&](const at::Tensor& t) {
+    return t.dim() == 3 ? t : t.unsqueeze(0).expand({batch, -1, -1});
+  };
+  for (const auto& a : attachments) {
+    const auto [k, v] = a->extra_keys_values(ctx);
+    keys.push_back(per_sequence(k));
+    values.push_back(per_sequence(v));
+  }
+  return {at::cat(keys, 1), at::cat(values, 1)};
+}
+
+at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,
+                                       EmbeddedStream& stream,
+                                       ForwardContext& ctx) {
+  for (const auto& a : at_site(site).embedding) {
+    const at::Tensor vectors = a->vectors(embeddings, ctx);
+    const std::int64_t n = a->rows(), at = a->insert_at();
+    THINWIRE_ASSERT(vectors.size(-2) == n, "{} vectors, {} rows announced",
+                    vectors.size(-2), n);
+    embeddings = insert_into(embeddings, vectors, stream.layout, at);
+    stream.insert(n, at);
+    ctx.layout = &stream.layout;
+  }
+  return embeddings;
+}
+
+Layout pooled_layout(const Layout& layout) {
+  Layout pooled;
+  const std::int64_t batch = layout.batch();
+  for (std::int64_t b = 0; b <= batch; ++b) pooled.offsets.push_back(b);
+  pooled.positions = at::zeros({batch}, at::TensorOptions().dtype(at::kLong));
+  pooled.samples = layout.samples.index_select(
+      0, at::tensor(at::ArrayRef<std::int64_t>(layout.offsets).slice(0, batch),
+                    at::kLong));
+  pooled.max_length = 1;
+  return pooled;
+}
+
+namespace {
+
+struct Architecture {
+  const char* name;
+  const char* prefix;  // of the names that base-model checkpoints leave out
+  std::unique_ptr<Backbone> (*make)(const ModelConfig&, TensorSource&);
+};
+constexpr Architecture kArchitectures[] = {
+    {"bert", "bert", &make_bert},
+    {"t5", "transformer", &make_t5},
+};
+
+const Architecture& find_architecture(const std::string& name) {
+  for (const auto& a : kArchitectures) {
+    if (name == a.name) return a;
+  }
+  fail<UsageError>("model_type '{}' is unknown; choose one of: {}", name,
+                   list_nearest_first(name, backbone_names()));
+}
+
+}  // namespace
+
+std::unique_ptr<Backbone> load_backbone(const std::string& folder) {
+  const ModelConfig config =
+      read_model_config((std::filesystem::path(folder) / "config.json"));
+  const Architecture& a = find_architecture(config.architecture);
+  return a.make(config, *open_hf_folder(folder, a.prefix));
+}
+
+std::unique_ptr<Backbone> random_backbone(const std::string& config_json,
+                                          std::uint64_t seed) {
+  const ModelConfig config = read_model_config(config_json);
+  return find_architecture(config.architecture)
+      .make(config, *random_source(seed));
+}
+
+std::vector<std::string> backbone_names() {
+  std::vector<std::string> names;
+  for (const auto& a : kArchitectures) names.emplace_back(a.name);
+  return names;
+}
+
+}  // namespace thinwire

@@ -1,0 +1,288 @@
+// BERT. Devlin et al. 2019, "BERT: Pre-training of deep bidirectional
+// transformers for language understanding". Post-norm blocks.
+// T rows, d model width; everything outside attention runs on packed [T, d].
+#include <cmath>
+
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/zeros.h>
+
+#include "base/error.h"
+#include "models/architectures.h"
+#include "models/embedded_stream.h"
+#include "ops/attention.h"
+#include "ops/norm.h"
+
+namespace thinwire {
+namespace {
+
+struct Norm {
+  int weight = -1, bias = -1;
+};
+
+struct Block {
+  int query = -1, key = -1, value = -1, attention_output = -1;
+  int intermediate = -1, output = -1;  // linear sites
+  Norm attention_norm, output_norm;
+  int attention_sublayer = -1, feed_forward_sublayer = -1;
+  int attention = -1, tap = -1;
+  std::uint32_t attention_dropout = 0, attention_output_dropout = 0,
+                output_dropout = 0;
+};
+
+class Bert : public Backbone {
+ public:
+  Bert(const ModelConfig& config, TensorSource& source) : Backbone(config) {
+    const std::int64_t d = config_.d_model;
+    const std::string e = "bert.embeddings";
+    words_ =
+        add(source, e + ".word_embeddings.weight", {config_.vocab_size, d});
+    positions_ = add(source, e + ".position_embeddings.weight",
+                     {config_.max_positions, d});
+    types_ = add(source, e + ".token_type_embeddings.weight",
+                 {config_.type_vocab, d});
+    embeddings_norm_ = add_norm(source, e + ".LayerNorm");
+    embeddings_dropout_ = dropout_site(e + ".dropout");
+    embeddings_ = add_site({.name = e,
+                            .kind = SiteKind::kEmbedding,
+                            .stack = Stack::kEncoder,
+                            .role = Role::kNone,
+                            .layer = -1,
+                            .d_in = d,
+                            .d_out = d});
+    for (int i = 0; i < config_.layers; ++i) add_block(source, i);
+    // Checkpoints of masked language models have none.
+    if (!source.contains("bert.pooler.dense.weight") && is_checkpoint(source)) {
+      return;
+    }
+    pooler_ = add_linear(source, "bert.pooler.dense", d, d, Role::kPooler, -1);
+  }
+
+  BackboneOutput forward(const BackboneInput& in,
+                         const ForwardContext& outer) override {
+    EmbeddedStream stream(in.encoder.layout);
+    ForwardContext ctx = outer;
+    ctx.layout = &stream.layout;
+    ctx.memory = nullptr;
+    at::Tensor h = embed(in.encoder, stream, ctx);
+    const at::Tensor mask =
+        attention_mask(stream.layout, stream.layout, /*causal=*/false);
+    for (const Block& block : blocks_) h = run(block, h, mask, ctx);
+
+    BackboneOutput out;
+    out.hidden = std::move(h);
+    out.token_rows = stream.token_rows();
+    out.first_rows = stream.first_rows();
+    out.layout = std::move(stream.layout);
+    return out;
+  }
+
+  BackboneOutput encode(const BackboneInput&, const ForwardContext&) override {
+    fail<InternalError>("bert has no encoder apart from forward()");
+  }
+  BackboneOutput decode(const BackboneOutput&, const BackboneInput&,
+                        const ForwardContext&) override {
+    fail<InternalError>("bert has no decoder");
+  }
+
+  at::Tensor pooled(const BackboneOutput& out,
+                    const ForwardContext& outer) override {
+    if (pooler_ < 0) {
+      fail<UsageError>(
+          "this checkpoint has no bert.pooler.dense, which classification and "
+          "regression read (a masked language model's save leaves it out)");
+    }
+    const Layout layout = pooled_layout(out.layout);
+    ForwardContext ctx = outer;
+    ctx.layout = &layout;
+    return linear(pooler_, out.hidden.index_select(0, out.first_rows), ctx)
+        .tanh();
+  }
+
+  at::Tensor lm_logits(const at::Tensor&, const ForwardContext&) override {
+    fail<UsageError>("bert has no language-model head here (use a t5 model)");
+  }
+
+ private:
+  // A source that has not even the word embeddings makes its values up.
+  static bool is_checkpoint(const TensorSource& source) {
+    return source.contains("bert.embeddings.word_embeddings.weight");
+  }
+
+  int add(TensorSource& source, const std::string& name,
+          const std::vector<std::int64_t>& shape) {
+    const Init init{Init::Kind::kNormal,
+                    static_cast<float>(config_.initializer_range)};
+    return parameters_.add(name, source.get({name}, shape, init));
+  }
+
+  Norm add_norm(TensorSource& source, const std::string& name) {
+    const auto get = [&](const char* now, const char* before, Init::Kind kind) {
+      return parameters_.add(
+          name + now, source.get({name + now, name + before}, {config_.d_model},
+                                 {kind, 0}));
+    };
+    return {get(".weight", ".gamma", Init::Kind::kOnes),
+            get(".bias", ".beta", Init::Kind::kZeros)};
+  }
+
+  int add_linear(TensorSource& source, const std::string& name,
+                 std::int64_t d_in, std::int64_t d_out, Role role, int layer) {
+    const int weight = add(source, name + ".weight", {d_out, d_in});
+    const int bias = parameters_.add(
+        name + ".bias",
+        source.get({name + ".bias"}, {d_out}, {Init::Kind::kZeros, 0}));
+    return add_site({.name = name,
+                     .kind = SiteKind::kLinear,
+                     .stack = Stack::kEncoder,
+                     .role = role,
+                     .layer = layer,
+                     .d_in = d_in,
+                     .d_out = d_out,
+                     .weight = weight,
+                     .bias = bias});
+  }
+
+  int add_other(const std::string& name, SiteKind kind, Role role, int layer,
+                Norm norm = {}) {
+    return add_site({.name = name,
+                     .kind = kind,
+                     .stack = Stack::kEncoder,
+                     .role = role,
+                     .layer = layer,
+                     .d_in = config_.d_model,
+                     .d_out = config_.d_model,
+                     .norm_weight = norm.weight,
+                     .norm_bias = norm.bias});
+  }
+
+  void add_block(TensorSource& source, int i) {
+    const std::int64_t d = config_.d_model, ff = config_.d_ff;
+    const std::string name = fmt::format("bert.encoder.layer.{}", i);
+    const std::string attention = name + ".attention";
+    constexpr Role kSelf = Role::kSelfAttention, kFF = Role::kFeedForward;
+    Block b;
+    b.tap = add_other(name, SiteKind::kTap, Role::kNone, i);
+    b.attention =
+        add_other(attention + ".self", SiteKind::kAttention, kSelf, i);
+    b.query = add_linear(source, attention + ".self.query", d, d, kSelf, i);
+    b.key = add_linear(source, attention + ".self.key", d, d, kSelf, i);
+    b.value = add_linear(source, attention + ".self.value", d, d, kSelf, i);
+    b.attention_output =
+        add_linear(source, attention + ".output.dense", d, d, kSelf, i);
+    b.attention_norm = add_norm(source, attention + ".output.LayerNorm");
+    b.attention_sublayer = add_other(attention + ".output", SiteKind::kSublayer,
+                                     kSelf, i, b.attention_norm);
+    b.intermediate =
+        add_linear(source, name + ".intermediate.dense", d, ff, kFF, i);
+    b.output = add_linear(source, name + ".output.dense", ff, d, kFF, i);
+    b.output_norm = add_norm(source, name + ".output.LayerNorm");
+    b.feed_forward_sublayer =
+        add_other(name + ".output", SiteKind::kSublayer, kFF, i, b.output_norm);
+    b.attention_dropout = dropout_site(attention + ".self.dropout");
+    b.attention_output_dropout = dropout_site(attention + ".output.dropout");
+    b.output_dropout = dropout_site(name + ".output.dropout");
+    blocks_.push_back(b);
+  }
+
+  at::Tensor norm(const at::Tensor& x, const Norm& n,
+                  const ForwardContext& ctx) const {
+    return layer_norm(x, parameters_.get(n.weight, ctx),
+                      parameters_.get(n.bias, ctx), config_.norm_eps);
+  }
+
+  at::Tensor embed(const TokenStream& in, EmbeddedStream& stream,
+                   ForwardContext& ctx) {
+    at::Tensor x =
+        at::embedding(parameters_.get(words_, ctx), in.tokens, config_.pad_id);
+    x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
+    check_positions(stream.layout);
+    x = x.add(parameters_.get(positions_, ctx)
+                  .index_select(0, stream.layout.positions));
+    const at::Tensor types = parameters_.get(types_, ctx);
+    if (!in.types.defined()) {
+      x = x.add(types.select(0, 0));
+    } else if (const at::Tensor rows = stream.token_rows(); rows.defined()) {
+      const at::Tensor all =
+          at::zeros({stream.layout.rows()}, in.types.options())
+              .index_copy(0, rows, in.types);
+      x = x.add(types.index_select(0, all));
+    } else {
+      x = x.add(types.index_select(0, in.types));
+    }
+    return drop(norm(x, embeddings_norm_, ctx), config_.dropout,
+                embeddings_dropout_, ctx);
+  }
+
+  void check_positions(const Layout& layout) const {
+    const std::int64_t last = layout.contiguous_positions
+                                  ? layout.max_length - 1
+                                  : layout.positions.max().item<std::int64_t>();
+    if (last >= config_.max_positions) {
+      fail<UsageError>(
+          "a sequence has {} tokens (prompts included), the model takes {} "
+          "(set data.max_tokens when preparing the data)",
+          last + 1, config_.max_positions);
+    }
+  }
+
+  at::Tensor run(const Block& b, at::Tensor x, const at::Tensor& mask,
+                 const ForwardContext& ctx) {
+    x = layer_input(b.tap, std::move(x), ctx);
+    x = sublayer(b.attention_sublayer, b.attention_norm, x,
+                 attend(b, x, mask, ctx), ctx);
+    at::Tensor u = activate(linear(b.intermediate, x, ctx));
+    u = drop(linear(b.output, u, ctx), config_.dropout, b.output_dropout, ctx);
+    x = sublayer(b.feed_forward_sublayer, b.output_norm, x, std::move(u), ctx);
+    return layer_output(b.tap, std::move(x), ctx);
+  }
+
+  at::Tensor sublayer(int site, const Norm& n, const at::Tensor& x,
+                      at::Tensor u, const ForwardContext& ctx) {
+    if (!at_site(site).sublayer.empty()) {
+      u = adapt(site,
+                {x, x, std::move(u),
+                 [&](const at::Tensor& sum) { return norm(sum, n, ctx); }},
+                ctx);
+    }
+    return norm(x.add(u), n, ctx);
+  }
+
+  at::Tensor attend(const Block& b, const at::Tensor& x, const at::Tensor& mask,
+                    const ForwardContext& ctx) {
+    AttentionInputs in;
+    in.q = linear(b.query, x, ctx);
+    in.k = linear(b.key, x, ctx);
+    in.v = linear(b.value, x, ctx);
+    in.queries = in.keys = ctx.layout;
+    in.heads = config_.heads;
+    in.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
+    in.bias = mask;
+    std::tie(in.extra_k, in.extra_v) = extra_keys_values(b.attention, ctx);
+    if (ctx.training) in.dropout = config_.attention_dropout;
+    in.key = ctx.dropout_key(b.attention_dropout);
+    return drop(linear(b.attention_output, attention(in), ctx), config_.dropout,
+                b.attention_output_dropout, ctx);
+  }
+
+  at::Tensor activate(const at::Tensor& x) const {
+    if (config_.activation == "relu") return x.relu();
+    return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
+  }
+
+  int words_ = -1, positions_ = -1, types_ = -1;
+  Norm embeddings_norm_;
+  int embeddings_ = -1, pooler_ = -1;
+  std::uint32_t embeddings_dropout_ = 0;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backbone> make_bert(const ModelConfig& config,
+                                    TensorSource& source) {
+  return std::make_unique<Bert>(config, source);
+}
+
+}  // namespace thinwire

@@ -1,0 +1,33 @@
+// A stream of embeddings into which attachments have put vectors: its layout
+// now, and where its tokens went. Internal to the backbones.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/layout.h"
+
+namespace thinwire {
+
+class EmbeddedStream {
+ public:
+  explicit EmbeddedStream(const Layout& original);
+
+  // n rows come before row `at` of every sequence.
+  void insert(std::int64_t n, std::int64_t at);
+
+  // int64 [T]: rows of the original's tokens; undefined if nothing was put in.
+  at::Tensor token_rows() const;
+  // int64 [B]: each sequence's first token.
+  at::Tensor first_rows() const;
+
+  Layout layout;
+
+ private:
+  std::vector<std::int64_t> first_;  // of the original
+  std::vector<std::int64_t> rows_;   // empty: as they were
+};
+
+}  // namespace thinwire

@@ -1,0 +1,86 @@
+#include "models/relative_bias.h"
+
+#include <cmath>
+
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include <ATen/ops/arange.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+namespace thinwire {
+namespace {
+
+// Batches come in few lengths; beyond this many the cache starts anew.
+constexpr std::size_t kCachedLengths = 64;
+
+// int64 [B, L]: positions in padded form, 0 where there is no row.
+at::Tensor padded_positions(const Layout& layout) {
+  const std::int64_t batch = layout.batch(), length = layout.max_length;
+  if (layout.uniform) return layout.positions.view({batch, length});
+  return at::zeros({batch * length}, layout.positions.options())
+      .index_copy_(0, layout.padded_rows, layout.positions)
+      .view({batch, length});
+}
+
+}  // namespace
+
+RelativeBuckets::RelativeBuckets(std::int64_t buckets,
+                                 std::int64_t max_distance, bool bidirectional)
+    : buckets_(buckets),
+      max_distance_(max_distance),
+      bidirectional_(bidirectional) {}
+
+at::Tensor RelativeBuckets::of_distances(const at::Tensor& key_minus_query) {
+  const std::int64_t side = bidirectional_ ? buckets_ / 2 : buckets_;
+  const std::int64_t exact = side / 2;
+  const at::Tensor distance = bidirectional_
+                                  ? key_minus_query.abs()
+                                  : key_minus_query.neg().clamp_min(0);
+  // fp32 throughout, as checkpoints were trained: at distances that are powers
+  // of two the rounding decides the bucket.
+  const at::Tensor far = distance.clamp_min(1)
+                             .to(at::kFloat)
+                             .div(static_cast<double>(exact))
+                             .log()
+                             .div(std::log(static_cast<double>(max_distance_) /
+                                           static_cast<double>(exact)))
+                             .mul(static_cast<double>(side - exact))
+                             .to(at::kLong)
+                             .add(exact)
+                             .clamp_max(side - 1);
+  at::Tensor bucket = at::where(distance.lt(exact), distance, far);
+  if (bidirectional_) {
+    bucket = bucket.add(key_minus_query.gt(0).to(at::kLong).mul(side));
+  }
+  return bucket;
+}
+
+const at::Tensor& RelativeBuckets::of_length(std::int64_t length) {
+  auto found = by_length_.find(length);
+  if (found == by_length_.end()) {
+    if (by_length_.size() == kCachedLengths) by_length_.clear();
+    const at::Tensor at = at::arange(length, at::kLong);
+    found =
+        by_length_
+            .emplace(length, of_distances(at.unsqueeze(0).sub(at.unsqueeze(1))))
+            .first;
+  }
+  return found->second;
+}
+
+at::Tensor RelativeBuckets::bias(const at::Tensor& weight,
+                                 const Layout& layout) {
+  if (layout.contiguous_positions) {
+    return at::embedding(weight, of_length(layout.max_length))
+        .permute({2, 0, 1})
+        .unsqueeze(0)
+        .contiguous();
+  }
+  const at::Tensor at = padded_positions(layout);
+  return at::embedding(weight, of_distances(at.unsqueeze(1).sub(at.unsqueeze(2))))
+      .permute({0, 3, 1, 2})
+      .contiguous();
+}
+
+}  // namespace thinwire

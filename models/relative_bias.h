@@ -1,0 +1,36 @@
+// T5's relative position bias. Raffel et al. 2020, "Exploring the limits of
+// transfer learning with a unified text-to-text transformer", sec. 2.1:
+// half of the buckets count distances one by one, the others grow
+// logarithmically up to a maximum distance.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <utility>
+
+#include "ops/layout.h"
+
+namespace thinwire {
+
+class RelativeBuckets {
+ public:
+  RelativeBuckets(std::int64_t buckets, std::int64_t max_distance,
+                  bool bidirectional);
+
+  // weight [buckets, H] -> [B or 1, H, L, L], contiguous, differentiable in
+  // weight; entry (i, j) is of key position minus query position. Cells where
+  // there is no row hold some bucket's value: a mask hides them.
+  at::Tensor bias(const at::Tensor& weight, const Layout& layout);
+
+ private:
+  const at::Tensor& of_length(std::int64_t length);
+  at::Tensor of_distances(const at::Tensor& key_minus_query);
+
+  std::int64_t buckets_, max_distance_;
+  bool bidirectional_;
+  std::map<std::int64_t, at::Tensor> by_length_;  // [L, L]
+};
+
+}  // namespace thinwire

@@ -1,0 +1,84 @@
+// What the tests of backbones share.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "models/backbone.h"
+#include "models/hf_inputs.h"
+#include "models/safetensors.h"
+#include "models/tensor_source.h"
+#include "tests/harness/golden.h"
+
+namespace thinwire {
+
+// Every parameter a leaf of its own.
+inline void train_everything(Backbone& backbone) {
+  Parameters& p = backbone.parameters();
+  for (int i = 0; i < p.size(); ++i) {
+    p.set_leaf(i, p.slot(i).frozen.clone().set_requires_grad(true));
+  }
+}
+
+// Every gradient in the golden file has its slot and the right numbers, and
+// every slot has its gradient in the file.
+inline void expect_golden_grads(const Backbone& backbone,
+                                const SafetensorsFile& golden) {
+  const Parameters& p = backbone.parameters();
+  int found = 0;
+  for (const std::string& name : golden.names()) {
+    if (!name.starts_with("grad.")) continue;
+    const int slot = p.find(name.substr(5));
+    ASSERT_GE(slot, 0) << name;
+    const at::Tensor grad = p.slot(slot).leaf.grad();
+    if (name.ends_with(".key.bias")) {
+      // Softmax does not see what is added to all scores of a query: zero but
+      // for rounding, measured by the gradient of the matrix beside it.
+      const std::string matrix = name.substr(0, name.size() - 4) + "weight";
+      EXPECT_LT(grad.sub(golden.tensor(name)).norm().item<double>(),
+                kGoldenTolerance *
+                    golden.tensor(matrix).norm().item<double>())
+          << name;
+    } else {
+      EXPECT_TRUE(golden_close(name, grad, golden.tensor(name)));
+    }
+    ++found;
+  }
+  EXPECT_EQ(found, p.size());
+}
+
+// The golden file's tensors that are inputs of HF's forward().
+inline HfBatch golden_inputs(const SafetensorsFile& golden,
+                             const ModelConfig& config) {
+  NamedTensors inputs;
+  for (const char* name : {"input_ids", "attention_mask", "token_type_ids",
+                           "labels", "decoder_input_ids"}) {
+    if (golden.contains(name)) inputs.emplace_back(name, golden.tensor(name));
+  }
+  return read_hf_inputs(inputs, config);
+}
+
+// The classification or regression head of a golden BERT: its site.
+inline int add_classifier(Backbone& backbone, TensorSource& source,
+                          std::int64_t labels) {
+  const std::int64_t d = backbone.config().d_model;
+  Parameters& p = backbone.parameters();
+  const int weight =
+      p.add("classifier.weight",
+            source.get({"classifier.weight"}, {labels, d}, {}), true);
+  const int bias = p.add("classifier.bias",
+                         source.get({"classifier.bias"}, {labels}, {}), true);
+  return backbone.add_head_linear("classifier", weight, bias, d, labels);
+}
+
+inline at::Tensor classify(Backbone& backbone, int classifier,
+                           const BackboneInput& in, ForwardContext ctx) {
+  const BackboneOutput out = backbone.forward(in, ctx);
+  const at::Tensor pooled = backbone.pooled(out, ctx);
+  const Layout layout = pooled_layout(out.layout);
+  ctx.layout = &layout;
+  return backbone.linear(classifier, pooled, ctx);
+}
+
+}  // namespace thinwire
