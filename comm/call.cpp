@@ -108,27 +108,30 @@ void Call::finish(Ticket& ticket) {
 }
 
 void Call::send(int to, std::span<const std::byte> data) {
-  for (std::size_t i = 0; i < piece_count(data.size(), longest_); ++i) {
-    start_send(to, piece(data, i, longest_)).wait();
-  }
+  move(to, data, piece_count(data.size(), longest_), 0, {}, 0);
 }
 
 void Call::receive(int from, std::span<std::byte> data) {
-  for (std::size_t i = 0; i < piece_count(data.size(), longest_); ++i) {
-    start_receive(from, piece(data, i, longest_)).wait();
-  }
+  move(0, {}, 0, from, data, piece_count(data.size(), longest_));
 }
 
 void Call::exchange(int to, std::span<const std::byte> out, int from,
                     std::span<std::byte> in) {
-  const std::size_t outs = piece_count(out.size(), longest_);
-  const std::size_t ins = piece_count(in.size(), longest_);
-  for (std::size_t i = 0; i < std::max(outs, ins); ++i) {
-    Pending received, sent;
-    if (i < ins) received = start_receive(from, piece(in, i, longest_));
-    if (i < outs) sent = start_send(to, piece(out, i, longest_));
-    received.wait();
-    sent.wait();
+  move(to, out, piece_count(out.size(), longest_), from, in,
+       piece_count(in.size(), longest_));
+}
+
+// Two messages each way are in flight, so that the next is under way when one
+// is done.
+void Call::move(int to, std::span<const std::byte> out, std::size_t outs,
+                int from, std::span<std::byte> in, std::size_t ins) {
+  Pending received[2], sent[2];
+  const std::size_t pieces = std::max(outs, ins);
+  for (std::size_t i = 0; i < pieces + 2; ++i) {
+    received[i % 2].wait();
+    sent[i % 2].wait();
+    if (i < ins) received[i % 2] = start_receive(from, piece(in, i, longest_));
+    if (i < outs) sent[i % 2] = start_send(to, piece(out, i, longest_));
   }
 }
 

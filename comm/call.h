@@ -77,6 +77,8 @@ class Call {
 
  private:
   friend class Pending;
+  void move(int to, std::span<const std::byte> out, std::size_t outs, int from,
+            std::span<std::byte> in, std::size_t ins);
   void finish(Ticket& ticket);
   std::string name() const;
 

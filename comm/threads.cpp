@@ -130,7 +130,6 @@ class ThreadTransport : public Transport {
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return group_->size(); }
   std::string_view backend() const noexcept override { return "threads"; }
-  // Small, so that tests see long messages cut.
   std::size_t max_message_bytes() const noexcept override { return 1 << 20; }
 
   Ticket send(int to, MessageTag tag,
