@@ -8,14 +8,15 @@
 // made so that leaves do not share a version counter.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "base/hash.h"
 
@@ -30,9 +31,9 @@ enum class Meaning { kAbsolute, kDifference };
 struct DeltaGroup {
   std::string name;
   double lr_factor = 1;
-  double weight_decay_factor = 1;    // times train.weight_decay
-  bool decay_to_initial = false;     // else towards zero
-  std::string clip_group = "all";    // one gradient norm per clip group
+  double weight_decay_factor = 1;  // times train.weight_decay
+  bool decay_to_initial = false;   // else towards zero
+  std::string clip_group = "all";  // one gradient norm per clip group
   std::string codec = "default";
   bool operator==(const DeltaGroup&) const = default;
 };
@@ -40,24 +41,24 @@ struct DeltaGroup {
 // When an entry moves: otherwise its values and optimizer state stay bitwise
 // still. Step bounds are of the run's step counter, [from, until).
 struct Activity {
-  std::vector<std::int32_t> tasks;   // empty: every task
+  std::vector<std::int32_t> tasks;  // empty: every task
   std::int64_t from_step = 0;
   std::int64_t until_step = INT64_MAX;
   bool operator==(const Activity&) const = default;
 };
 
 struct DeltaEntry {
-  std::string name;                   // same on every rank and in checkpoints
+  std::string name;  // same on every rank and in checkpoints
   EntryKind kind = EntryKind::kDense;
-  std::vector<std::int64_t> shape;    // of the whole tensor it belongs to
-  std::int64_t offset = 0, count = 0; // its range, in numbers
+  std::vector<std::int64_t> shape;     // of the whole tensor it belongs to
+  std::int64_t offset = 0, count = 0;  // its range, in numbers
   // Masked: sorted flat positions, int32 (int64 if the tensor has 2^31
   // elements or more), equal on all ranks. Dense: undefined.
   at::Tensor index;
-  std::string target;                 // parameter slot it replaces, "" = none
+  std::string target;  // parameter slot it replaces, "" = none
   Meaning meaning = Meaning::kAbsolute;
   int group = 0;
-  bool head = false;                  // belongs to a task head
+  bool head = false;  // belongs to a task head
   Activity active;
 };
 
@@ -66,12 +67,18 @@ enum class BufferRule { kMean, kSum, kRankZero, kPerRank };
 
 class Delta {
  public:
+  // Moved, never copied: a copy would share the numbers. Leaves stay valid.
+  Delta() = default;
+  Delta(Delta&&) = default;
+  Delta& operator=(Delta&&) = default;
+
   const std::vector<DeltaEntry>& entries() const { return entries_; }
   const std::vector<DeltaGroup>& groups() const { return groups_; }
   // Named tensors that a method made and froze: saved and agreed, never sent.
   const std::map<std::string, at::Tensor>& constants() const {
     return constants_;
   }
+  void set_constant(const std::string& name, at::Tensor tensor);  // relayout
   struct Buffer {
     at::Tensor tensor;
     BufferRule rule;
@@ -83,15 +90,17 @@ class Delta {
     return method_configs_;
   }
 
-  std::int64_t size() const { return values_.numel(); }  // gaps included
-  std::int64_t trainable() const;                        // gaps excluded
+  std::int64_t size() const {  // gaps included
+    return values_.defined() ? values_.numel() : 0;
+  }
+  std::int64_t trainable() const;  // gaps excluded
   at::Tensor& values() { return values_; }
   const at::Tensor& values() const { return values_; }
   at::Tensor& grads() { return grads_; }
   const at::Tensor& leaf(int entry) const {
     return leaves_[static_cast<std::size_t>(entry)];
   }
-  int find(std::string_view name) const;  // entry index, -1: none
+  int find(std::string_view name) const;                // entry index, -1: none
   const at::Tensor& leaf(std::string_view name) const;  // InternalError: none
 
   // Of entries, indices, constants and groups: ranks, checkpoints and clients
@@ -108,8 +117,13 @@ class Delta {
   void bind(Parameters& parameters) const;
   // After an optimizer pass: masked values into their frozen weights. O(k).
   void write_back(Parameters& parameters) const;
+  // At a phase boundary, before methods declare anew: the current value of
+  // every tensor that trains into its frozen weight, and every slot back to
+  // frozen. Attachments stay where they are.
+  void unbind(Parameters& parameters) const;
 
-  // O(k). swap() exchanges the values with those of `other` [size].
+  // O(k); of [size], else InternalError. swap() exchanges the values with those
+  // of `other` [size].
   at::Tensor snapshot() const;
   void restore(const at::Tensor& snapshot);
   void swap(at::Tensor& other);
@@ -126,24 +140,30 @@ class Delta {
 };
 
 // Collects what the methods of a run declare; build() lays it out in order of
-// declaration.
+// declaration. A method states its config first, so that messages can name it.
 class DeltaBuilder {
  public:
   // Same group twice (by value) is one group. Returns its number.
   int group(const DeltaGroup& g);
-  // initial: fp32, entry.shape (dense) or [k] (masked). offset and count are
-  // filled in by build(). Throws UsageError when the name exists, InternalError
-  // when shapes disagree or the index is not sorted and in range.
+  // initial: fp32, entry.shape (dense) or [k] (masked), copied by build();
+  // offset and count are filled in here. Throws UsageError when the name or
+  // target exists (naming both methods), InternalError when shapes disagree or
+  // the index is not sorted and in range.
   int add(DeltaEntry entry, at::Tensor initial);
   void constant(std::string name, at::Tensor tensor);
   void buffer(std::string name, at::Tensor tensor, BufferRule rule);
   void method_config(std::string json);
   bool trains(std::string_view target) const;  // some entry has this target
-  Delta build();  // leaves the builder empty
+  Delta build();                               // leaves the builder empty
 
  private:
+  std::string method_of(int entry) const;
+
   Delta delta_;
   std::vector<at::Tensor> initial_;
+  std::vector<std::size_t> owners_;  // of each entry: configs stated before it
+  std::unordered_map<std::string, int> by_name_, by_target_;
+  std::int64_t size_ = 0;
 };
 
 }  // namespace thinwire

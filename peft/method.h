@@ -3,17 +3,17 @@
 // peft/methods.def, one golden test.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
-#include <nlohmann/json.hpp>
 
 #include "base/field.h"
 #include "models/backbone.h"
@@ -45,11 +45,11 @@ class Scoring {
 
 // What declare() may look at besides the backbone.
 struct DeclareContext {
-  std::uint64_t seed = 1;         // of initial values and random masks
-  std::int64_t step = 0;          // of the run, when the phase begins
-  Scoring* scoring = nullptr;     // null: only counts are wanted (`inspect`);
-                                  // a method that must score then declares a
-                                  // layout of the right sizes
+  std::uint64_t seed = 1;      // of initial values and random masks
+  std::int64_t step = 0;       // of the run, when the phase begins
+  Scoring* scoring = nullptr;  // null: only counts are wanted (`inspect`);
+                               // a method that must score then declares a
+                               // layout of the right sizes
 };
 
 class Method {
@@ -80,7 +80,7 @@ using Config = nlohmann::ordered_json;  // every field present, defaults filled
 
 struct MethodInfo {
   std::string_view id;
-  std::string_view about;                 // one line, with the paper
+  std::string_view about;  // one line, with the paper
   std::span<const Field> fields;
   // Throws UsageError for values out of range, as `lora: r must be …`.
   std::unique_ptr<Method> (*make)(const Config& config);

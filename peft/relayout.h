@@ -7,10 +7,10 @@
 // trains now and did not before starts from the current effective weight.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <string_view>
-
-#include <ATen/core/Tensor.h>
 
 #include "peft/delta.h"
 
@@ -24,12 +24,14 @@ enum class StatePolicy { kCarry, kReset, kDrop, kRewind };
 StatePolicy parse_state_policy(std::string_view name);  // UsageError
 
 struct Relayout {
-  Delta delta;         // the new one: values mapped, residues in constants
+  Delta delta;  // the new one: values mapped, residues in constants
   // int64 [new size]: where each number lay in the old vector, -1: nowhere.
   at::Tensor source;
 };
 
-// `next` is what the methods declared on the current weights.
+// `next` is what the methods declared on the current weights (Delta::unbind).
+// Rewinding: `old` is then the run's first delta, with its initial values.
+// Throws UsageError when a tensor of a method's own would be lost.
 Relayout relayout(const Delta& old, Delta next);
 
 // A flat optimizer state [old size] mapped to [new size], zeros where source

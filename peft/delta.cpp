@@ -1,0 +1,197 @@
+#include "peft/delta.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "base/error.h"
+#include "models/parameters.h"
+#include "ops/masked_parameter.h"
+#include "peft/residue.h"
+
+namespace thinwire {
+namespace {
+
+std::span<const std::byte> tensor_bytes(const at::Tensor& t) {
+  return {static_cast<const std::byte*>(t.const_data_ptr()),
+          static_cast<std::size_t>(t.nbytes())};
+}
+
+void hash_tensor(Hasher& h, const at::Tensor& t) {
+  h.string(c10::toString(t.scalar_type()));
+  h.number(static_cast<std::int64_t>(t.dim()));
+  for (const std::int64_t n : t.sizes()) h.number(n);
+  h.bytes(tensor_bytes(t.contiguous()));
+}
+
+void hash_entry(Hasher& h, const DeltaEntry& e) {
+  h.string(e.name).number(static_cast<std::int64_t>(e.kind));
+  h.number(static_cast<std::int64_t>(e.shape.size()));
+  for (const std::int64_t n : e.shape) h.number(n);
+  h.number(e.offset).number(e.count);
+  if (e.kind == EntryKind::kMasked) hash_tensor(h, e.index);
+  h.string(e.target).number(static_cast<std::int64_t>(e.meaning));
+  h.number(static_cast<std::int64_t>(e.group));
+  h.number(static_cast<std::int64_t>(e.head ? 1 : 0));
+  h.number(static_cast<std::int64_t>(e.active.tasks.size()));
+  for (const std::int32_t t : e.active.tasks) h.number(std::int64_t{t});
+  h.number(e.active.from_step).number(e.active.until_step);
+}
+
+void hash_group(Hasher& h, const DeltaGroup& g) {
+  h.string(g.name).number(g.lr_factor).number(g.weight_decay_factor);
+  h.number(static_cast<std::int64_t>(g.decay_to_initial ? 1 : 0));
+  h.string(g.clip_group).string(g.codec);
+}
+
+// What earlier phases left, into the frozen weights.
+void write_residue(const std::string& target, const Residue& residue,
+                   Parameters& parameters) {
+  at::Tensor frozen = parameters.slot(parameters.require(target)).frozen;
+  if (residue.index.defined()) {
+    const Positions at(residue.index);
+    for (std::int64_t i = 0; i < at.size(); ++i) {
+      if (at[i] < 0 || at[i] >= frozen.numel()) {
+        fail<UsageError>("delta: the residue of '{}' reaches number {} of {}",
+                         target, at[i], frozen.numel());
+      }
+    }
+    write_masked(frozen, residue.values, residue.index);
+    return;
+  }
+  if (residue.values.sizes() != frozen.sizes() ||
+      residue.values.scalar_type() != at::kFloat) {
+    fail<UsageError>("delta: the residue of '{}' is [{}], the tensor [{}]",
+                     target, fmt::join(residue.values.sizes(), ", "),
+                     fmt::join(frozen.sizes(), ", "));
+  }
+  const at::NoGradGuard no_grad;
+  frozen.copy_(residue.values);
+}
+
+}  // namespace
+
+std::int64_t Delta::trainable() const {
+  std::int64_t sum = 0;
+  for (const DeltaEntry& e : entries_) sum += e.count;
+  return sum;
+}
+
+int Delta::find(std::string_view name) const {
+  const auto it =
+      std::find_if(entries_.begin(), entries_.end(),
+                   [&](const DeltaEntry& e) { return e.name == name; });
+  return it == entries_.end() ? -1 : static_cast<int>(it - entries_.begin());
+}
+
+const at::Tensor& Delta::leaf(std::string_view name) const {
+  const int entry = find(name);
+  THINWIRE_ASSERT(entry >= 0, "the delta has no entry '{}'", name);
+  return leaf(entry);
+}
+
+void Delta::set_constant(const std::string& name, at::Tensor tensor) {
+  constants_[name] = std::move(tensor);
+}
+
+Digest Delta::hash() const {
+  Hasher h;
+  h.number(static_cast<std::int64_t>(entries_.size()));
+  for (const DeltaEntry& e : entries_) hash_entry(h, e);
+  h.number(static_cast<std::int64_t>(groups_.size()));
+  for (const DeltaGroup& g : groups_) hash_group(h, g);
+  h.number(static_cast<std::int64_t>(constants_.size()));
+  for (const auto& [name, tensor] : constants_) {
+    h.string(name);
+    hash_tensor(h, tensor);
+  }
+  return h.digest();
+}
+
+void Delta::zero_grads() {
+  if (size() > 0) std::memset(grads_.data_ptr(), 0, grads_.nbytes());
+}
+
+void Delta::bind(Parameters& parameters) const {
+  std::vector<int> slots(entries_.size(), -1);
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const DeltaEntry& e = entries_[i];
+    if (e.target.empty()) continue;
+    if (e.meaning != Meaning::kAbsolute) {
+      fail<UsageError>(
+          "delta: entry '{}' holds differences from '{}'; add them to its "
+          "weights before training on",
+          e.name, e.target);
+    }
+    slots[i] = parameters.require(e.target);
+    const auto shape = parameters.slot(slots[i]).frozen.sizes();
+    if (shape != at::IntArrayRef(e.shape)) {
+      fail<UsageError>(
+          "delta: entry '{}' is for a tensor of shape [{}], but '{}' of this "
+          "backbone is [{}]",
+          e.name, fmt::join(e.shape, ", "), e.target, fmt::join(shape, ", "));
+    }
+    if (parameters.trains(slots[i]) ||
+        std::find(slots.begin(), slots.begin() + static_cast<long>(i),
+                  slots[i]) != slots.begin() + static_cast<long>(i)) {
+      fail<UsageError>("delta: entry '{}' wants '{}', which trains already",
+                       e.name, e.target);
+    }
+  }
+  for (const auto& [target, residue] : residues(constants_)) {
+    write_residue(target, residue, parameters);
+  }
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (slots[i] < 0) continue;
+    if (entries_[i].kind == EntryKind::kDense) {
+      parameters.set_leaf(slots[i], leaves_[i]);
+    } else {
+      write_masked(parameters.slot(slots[i]).frozen, leaves_[i],
+                   entries_[i].index);
+      parameters.set_masked(slots[i], leaves_[i], entries_[i].index);
+    }
+  }
+}
+
+void Delta::write_back(Parameters& parameters) const {
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const DeltaEntry& e = entries_[i];
+    if (e.kind != EntryKind::kMasked || e.target.empty()) continue;
+    write_masked(parameters.slot(parameters.require(e.target)).frozen,
+                 leaves_[i], e.index);
+  }
+}
+
+void Delta::unbind(Parameters& parameters) const {
+  const at::NoGradGuard no_grad;
+  write_back(parameters);
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const DeltaEntry& e = entries_[i];
+    if (e.kind != EntryKind::kDense || e.target.empty()) continue;
+    at::Tensor frozen = parameters.slot(parameters.require(e.target)).frozen;
+    frozen.copy_(leaves_[i]);
+  }
+  parameters.freeze_all();
+}
+
+at::Tensor Delta::snapshot() const { return values_.clone(); }
+
+void Delta::restore(const at::Tensor& snapshot) {
+  THINWIRE_ASSERT(snapshot.numel() == size() && snapshot.is_contiguous() &&
+                      snapshot.scalar_type() == at::kFloat,
+                  "snapshot of {} numbers, delta of {}", snapshot.numel(),
+                  size());
+  std::memcpy(values_.data_ptr(), snapshot.const_data_ptr(), values_.nbytes());
+}
+
+void Delta::swap(at::Tensor& other) {
+  THINWIRE_ASSERT(other.numel() == size() && other.is_contiguous() &&
+                      other.scalar_type() == at::kFloat,
+                  "swap with {} numbers, delta of {}", other.numel(), size());
+  float* a = values_.mutable_data_ptr<float>();
+  std::swap_ranges(a, a + size(), other.mutable_data_ptr<float>());
+}
+
+}  // namespace thinwire

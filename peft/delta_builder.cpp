@@ -1,0 +1,180 @@
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "peft/delta.h"
+
+namespace thinwire {
+namespace {
+
+constexpr std::int64_t kAlign = 4;  // numbers: 16 bytes
+
+std::int64_t product(const std::vector<std::int64_t>& shape) {
+  std::int64_t n = 1;
+  for (const std::int64_t d : shape) {
+    THINWIRE_ASSERT(d >= 0, "dimension {}", d);
+    const bool overflow = __builtin_mul_overflow(n, d, &n);
+    THINWIRE_ASSERT(!overflow, "a shape beyond 2^63 numbers");
+  }
+  return n;
+}
+
+template <class Int>
+bool ascending_below(const at::Tensor& index, std::int64_t limit) {
+  const Int* p = index.const_data_ptr<Int>();
+  std::int64_t last = -1;
+  for (std::int64_t i = 0; i < index.numel(); ++i) {
+    if (p[i] <= last) return false;
+    last = p[i];
+  }
+  return last < limit;
+}
+
+void check_index(const DeltaEntry& e) {
+  const std::int64_t numel = product(e.shape);
+  const auto wanted =
+      numel > std::numeric_limits<std::int32_t>::max() ? at::kLong : at::kInt;
+  THINWIRE_ASSERT(e.index.defined() && e.index.dim() == 1 &&
+                      e.index.is_contiguous() &&
+                      e.index.scalar_type() == wanted,
+                  "index of '{}'", e.name);
+  const bool good = wanted == at::kInt
+                        ? ascending_below<std::int32_t>(e.index, numel)
+                        : ascending_below<std::int64_t>(e.index, numel);
+  THINWIRE_ASSERT(good, "index of '{}' is not ascending within {} numbers",
+                  e.name, numel);
+}
+
+// A tensor over `count` numbers of `whole` that has a version counter of its
+// own: writing one entry must not look like writing another.
+at::Tensor over(const at::Tensor& whole, std::int64_t offset,
+                at::IntArrayRef shape) {
+  at::Tensor t = at::empty({0}, whole.options());
+  std::vector<std::int64_t> strides(shape.size(), 1);
+  for (std::size_t i = shape.size(); i > 1; --i) {
+    strides[i - 2] = strides[i - 1] * std::max<std::int64_t>(shape[i - 1], 1);
+  }
+  t.set_(whole.storage(), offset, shape, strides);
+  return t;
+}
+
+}  // namespace
+
+int DeltaBuilder::group(const DeltaGroup& g) {
+  auto& groups = delta_.groups_;
+  const auto it = std::find(groups.begin(), groups.end(), g);
+  if (it != groups.end()) return static_cast<int>(it - groups.begin());
+  groups.push_back(g);
+  return static_cast<int>(groups.size()) - 1;
+}
+
+std::string DeltaBuilder::method_of(int entry) const {
+  const std::size_t stated = entry < static_cast<int>(owners_.size())
+                                 ? owners_[static_cast<std::size_t>(entry)]
+                                 : delta_.method_configs_.size();
+  if (stated == 0) return "a method";
+  const auto json =
+      nlohmann::json::parse(delta_.method_configs_[stated - 1], nullptr, false);
+  if (!json.is_object()) return "a method";
+  return fmt::format("{} (peft.{})", json.value("method", "a method"),
+                     stated - 1);
+}
+
+int DeltaBuilder::add(DeltaEntry entry, at::Tensor initial) {
+  const int number = static_cast<int>(delta_.entries_.size());
+  if (const auto it = by_name_.find(entry.name); it != by_name_.end()) {
+    fail<UsageError>("{} and {} both train '{}'; keep one of them",
+                     method_of(it->second), method_of(number), entry.name);
+  }
+  if (const auto it = by_target_.find(entry.target);
+      !entry.target.empty() && it != by_target_.end()) {
+    fail<UsageError>("{} and {} both train '{}'; exclude it from one of them",
+                     method_of(it->second), method_of(number), entry.target);
+  }
+  THINWIRE_ASSERT(initial.defined() && initial.scalar_type() == at::kFloat,
+                  "initial value of '{}'", entry.name);
+  THINWIRE_ASSERT(
+      entry.group >= 0 &&
+          (delta_.groups_.empty()
+               ? entry.group == 0
+               : entry.group < static_cast<int>(delta_.groups_.size())),
+      "group {} of '{}'", entry.group, entry.name);
+  if (entry.kind == EntryKind::kDense) {
+    THINWIRE_ASSERT(!entry.index.defined(), "dense '{}' with index",
+                    entry.name);
+    THINWIRE_ASSERT(initial.sizes() == at::IntArrayRef(entry.shape),
+                    "initial shape of '{}'", entry.name);
+    entry.count = product(entry.shape);
+  } else {
+    check_index(entry);
+    THINWIRE_ASSERT(initial.sizes() == entry.index.sizes(),
+                    "'{}': {} values, {} indices", entry.name, initial.numel(),
+                    entry.index.numel());
+    entry.count = entry.index.numel();
+  }
+  entry.offset = size_;
+  size_ += (entry.count + kAlign - 1) / kAlign * kAlign;
+  by_name_.emplace(entry.name, number);
+  if (!entry.target.empty()) by_target_.emplace(entry.target, number);
+  delta_.entries_.push_back(std::move(entry));
+  initial_.push_back(std::move(initial));
+  owners_.push_back(delta_.method_configs_.size());
+  return number;
+}
+
+void DeltaBuilder::constant(std::string name, at::Tensor tensor) {
+  const bool fresh =
+      delta_.constants_.emplace(name, tensor.detach().contiguous()).second;
+  if (!fresh) fail<UsageError>("two methods hold a constant '{}'", name);
+}
+
+void DeltaBuilder::buffer(std::string name, at::Tensor tensor,
+                          BufferRule rule) {
+  const bool fresh =
+      delta_.buffers_.emplace(name, Delta::Buffer{std::move(tensor), rule})
+          .second;
+  if (!fresh) fail<UsageError>("two methods hold a buffer '{}'", name);
+}
+
+void DeltaBuilder::method_config(std::string json) {
+  delta_.method_configs_.push_back(std::move(json));
+}
+
+bool DeltaBuilder::trains(std::string_view target) const {
+  return by_target_.contains(std::string(target));
+}
+
+Delta DeltaBuilder::build() {
+  if (delta_.groups_.empty()) delta_.groups_.push_back({.name = "default"});
+  Delta& d = delta_;
+  d.values_ = at::zeros({size_}, at::kFloat);
+  d.grads_ = at::zeros({size_}, at::kFloat);
+  for (std::size_t i = 0; i < d.entries_.size(); ++i) {
+    const DeltaEntry& e = d.entries_[i];
+    const at::Tensor from = initial_[i].contiguous();
+    if (e.count > 0) {
+      std::memcpy(d.values_.mutable_data_ptr<float>() + e.offset,
+                  from.const_data_ptr(), from.nbytes());
+    }
+    initial_[i].reset();
+    const std::vector<std::int64_t> shape =
+        e.kind == EntryKind::kDense ? e.shape
+                                    : std::vector<std::int64_t>{e.count};
+    at::Tensor leaf = over(d.values_, e.offset, shape);
+    leaf.requires_grad_(true);
+    // A defined gradient is added to in place, so it stays where it is.
+    leaf.mutable_grad() = over(d.grads_, e.offset, shape);
+    d.leaves_.push_back(std::move(leaf));
+  }
+  Delta out = std::move(delta_);
+  *this = DeltaBuilder();
+  return out;
+}
+
+}  // namespace thinwire

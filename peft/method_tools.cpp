@@ -1,0 +1,101 @@
+#include "peft/method_tools.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/nearest.h"
+
+namespace thinwire {
+
+std::string config_text(std::string_view id, const Config& config) {
+  Config out = {{"method", id}};
+  out.update(config);
+  return out.dump();
+}
+
+std::vector<std::string> string_list(const Config& value) {
+  if (value.is_null()) return {};
+  return value.get<std::vector<std::string>>();
+}
+
+bool matches_any(std::string_view name,
+                 const std::vector<std::string>& patterns) {
+  const std::string text(name);
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) {
+                       if (pattern.find_first_of("*?[") == std::string::npos) {
+                         return text.find(pattern) != std::string::npos;
+                       }
+                       return fnmatch(pattern.c_str(), text.c_str(), 0) == 0;
+                     });
+}
+
+void check_patterns(std::string_view method, const Backbone& backbone,
+                    const std::vector<std::string>& patterns) {
+  const Parameters& p = backbone.parameters();
+  for (const std::string& pattern : patterns) {
+    bool used = false;
+    std::vector<std::string> names;
+    for (int i = 0; i < p.size(); ++i) {
+      names.push_back(p.slot(i).name);
+      used = used || matches_any(names.back(), {pattern});
+    }
+    if (!used) {
+      fail<UsageError>("{}: pattern '{}' matches no tensor; nearest: '{}'",
+                       method, pattern, nearest(pattern, names));
+    }
+  }
+}
+
+int decay_group(DeltaBuilder& builder, std::size_t dimensions) {
+  if (dimensions >= 2) return builder.group({.name = "default"});
+  return builder.group({.name = "no_decay", .weight_decay_factor = 0});
+}
+
+void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot) {
+  const Parameters::Slot& s = backbone.parameters().slot(slot);
+  DeltaEntry e;
+  e.name = e.target = s.name;
+  e.shape = s.frozen.sizes().vec();
+  e.group = decay_group(builder, e.shape.size());
+  e.head = s.head;
+  builder.add(std::move(e), s.frozen);
+}
+
+void declare_head(DeltaBuilder& builder, const Backbone& backbone) {
+  const Parameters& p = backbone.parameters();
+  for (int i = 0; i < p.size(); ++i) {
+    if (p.slot(i).head && !builder.trains(p.slot(i).name)) {
+      declare_slot(builder, backbone, i);
+    }
+  }
+}
+
+bool is_layer_norm(std::string_view slot_name) {
+  return slot_name.find("LayerNorm") != std::string_view::npos ||
+         slot_name.find("layer_norm") != std::string_view::npos;
+}
+
+at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
+                          int slot) {
+  const auto it =
+      std::find_if(merged.begin(), merged.end(),
+                   [&](const auto& item) { return item.first == slot; });
+  if (it != merged.end()) return it->second;
+  const Parameters::Slot& s = backbone.parameters().slot(slot);
+  merged.emplace_back(slot,
+                      (s.leaf.defined() ? s.leaf.detach() : s.frozen).clone());
+  return merged.back().second;
+}
+
+void merge_targets(MergedSlots& merged, const Backbone& backbone,
+                   const Delta& delta) {
+  for (const DeltaEntry& e : delta.entries()) {
+    if (e.target.empty()) continue;
+    merged_weight(merged, backbone, backbone.parameters().require(e.target));
+  }
+}
+
+}  // namespace thinwire

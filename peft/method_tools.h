@@ -1,0 +1,49 @@
+// What several methods share: whole tensors as entries, heads, name patterns,
+// merged weights.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "peft/method.h"
+
+namespace thinwire {
+
+using MergedSlots = std::vector<std::pair<int, at::Tensor>>;
+
+// The config as it goes into the delta: {"method": id, fields…}.
+std::string config_text(std::string_view id, const Config& config);
+
+// Patterns of slot names: text with * ? or [ is a glob over the whole name,
+// any other text matches anywhere in it. Null config values are no pattern.
+std::vector<std::string> string_list(const Config& value);
+bool matches_any(std::string_view name,
+                 const std::vector<std::string>& patterns);
+// Throws UsageError naming a pattern that matches no slot.
+void check_patterns(std::string_view method, const Backbone& backbone,
+                    const std::vector<std::string>& patterns);
+
+// Vectors and scalars (biases, gains) are not decayed, matrices are.
+int decay_group(DeltaBuilder& builder, std::size_t dimensions);
+
+// A dense entry for a whole slot, named as the slot.
+void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot);
+// Every head slot that nothing trains yet: methods that train the head may be
+// combined.
+void declare_head(DeltaBuilder& builder, const Backbone& backbone);
+
+bool is_layer_norm(std::string_view slot_name);
+
+// The weight of `slot` among `merged`: appended, as a copy of what the bound
+// backbone uses now, when it is not there yet.
+at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
+                          int slot);
+// Every target of the delta's entries.
+void merge_targets(MergedSlots& merged, const Backbone& backbone,
+                   const Delta& delta);
+
+}  // namespace thinwire
