@@ -1,0 +1,287 @@
+#include "launch/config.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/nearest.h"
+#include "launch/config_fields.h"
+#include "launch/config_tree.h"
+
+namespace thinwire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const std::vector<std::string> kTopKeys{"about", "model", "task", "data",
+                                        "peft",  "train", "comm", "output"};
+
+void refuse_unknown_sections(const ConfigNode& root) {
+  for (std::size_t i = 0; i < root.keys.size(); ++i) {
+    if (std::ranges::find(kTopKeys, root.keys[i]) != kTopKeys.end()) continue;
+    fail<UsageError>("{}: {} is unknown; did you mean {}?",
+                     root.children[i].where, root.keys[i],
+                     nearest(root.keys[i], kTopKeys));
+  }
+}
+
+// The word that picks a table of fields: task.kind, peft.N.method.
+std::string selector(const ConfigNode* node, const std::string& section,
+                     const std::string& key, const std::string& path) {
+  if (node == nullptr || node->kind != ConfigNode::Kind::kMap) {
+    fail<UsageError>("{}: {} must be a map with the key `{}`",
+                     node == nullptr ? path : node->where, section, key);
+  }
+  const ConfigNode* word = node->find(key);
+  if (word == nullptr || word->kind != ConfigNode::Kind::kScalar) {
+    fail<UsageError>("{}: {}.{} is missing", node->where, section, key);
+  }
+  return word->text;
+}
+
+template <class Info>
+const Info& find_info(const Info& (*find)(std::string_view),
+                      const ConfigNode* node, const std::string& key,
+                      const std::string& word) {
+  try {
+    return find(word);
+  } catch (const UsageError& error) {
+    fail<UsageError>("{}: {}", node->find(key)->where, error.what());
+  }
+}
+
+Json read_task(const ConfigNode* node, RunConfig& config) {
+  config.task_kind = selector(node, "task", "kind", config.path);
+  const TaskInfo& info =
+      find_info<TaskInfo>(&find_task, node, "kind", config.task_kind);
+  config.task = read_fields(node, "task", info.fields, {"kind"});
+  Json out = {{"kind", config.task_kind}};
+  out.update(config.task);
+  return out;
+}
+
+Json read_peft(const ConfigNode* node, RunConfig& config) {
+  if (node == nullptr || node->kind != ConfigNode::Kind::kList ||
+      node->children.empty()) {
+    fail<UsageError>(
+        "{}: peft must be a list of methods, as in `peft: "
+        "[{{method: lora, r: 8}}]`",
+        node == nullptr ? config.path : node->where);
+  }
+  Json out = Json::array();
+  for (std::size_t i = 0; i < node->children.size(); ++i) {
+    const ConfigNode* item = &node->children[i];
+    const std::string section = fmt::format("peft.{}", i);
+    const std::string id = selector(item, section, "method", config.path);
+    const MethodInfo& info =
+        find_info<MethodInfo>(&find_method, item, "method", id);
+    config.peft.push_back(
+        {id, read_fields(item, section, info.fields, {"method"})});
+    try {
+      info.make(config.peft.back().config);  // its own checks, with the place
+    } catch (const UsageError& error) {
+      fail<UsageError>("{}: {}", item->where, error.what());
+    }
+    out.push_back({{"method", id}});
+    out.back().update(config.peft.back().config);
+  }
+  return out;
+}
+
+std::string text_or_empty(const Json& value) {
+  return value.is_null() ? "" : value.get<std::string>();
+}
+
+std::int64_t int_or(const Json& value, std::int64_t otherwise) {
+  return value.is_null() ? otherwise : value.get<std::int64_t>();
+}
+
+double float_or(const Json& value, double otherwise) {
+  return value.is_null() ? otherwise : value.get<double>();
+}
+
+void fill_model(const Json& json, const ConfigNode* node, RunConfig& config) {
+  config.model.path = text_or_empty(json.at("path"));
+  config.model.config = text_or_empty(json.at("config"));
+  config.model.seed = json.at("seed").get<std::uint64_t>();
+  if (config.model.path.empty() == config.model.config.empty()) {
+    fail<UsageError>(
+        "{}: model needs either path (a Hugging Face folder) or "
+        "config (a config.json, for random weights)",
+        node == nullptr ? config.path : node->where);
+  }
+}
+
+void fill_data(const Json& json, RunConfig& config) {
+  config.train_data = text_or_empty(json.at("train"));
+  config.eval_data = text_or_empty(json.at("eval"));
+  config.max_tokens = int_or(json.at("max_tokens"), 0);
+  config.train.batch_size = json.at("batch_size");
+  config.train.data_seed = json.at("seed").get<std::uint64_t>();
+  config.train.bucket_window = json.at("bucket_window");
+  config.train.queue_batches = json.at("queue_batches");
+}
+
+void fill_train(const Json& json, const ConfigNode* node, RunConfig& config) {
+  TrainOptions& t = config.train;
+  t.steps = json.at("steps");
+  t.epochs = json.at("epochs");
+  t.accumulation = json.at("accumulation");
+  t.lr = json.at("lr");
+  t.optimizer = json.at("optimizer");
+  t.beta1 = json.at("beta1");
+  t.beta2 = json.at("beta2");
+  t.epsilon = json.at("epsilon");
+  t.momentum = json.at("momentum");
+  t.nesterov = json.at("nesterov");
+  t.weight_decay = json.at("weight_decay");
+  t.clip = json.at("clip");
+  t.schedule = json.at("schedule");
+  t.warmup = json.at("warmup");
+  t.dropout = float_or(json.at("dropout"), -1);
+  t.seed = json.at("seed").get<std::uint64_t>();
+  t.state_policy =
+      parse_state_policy(json.at("state_policy").get<std::string>());
+  t.max_skips = json.at("max_skips");
+  t.eval_every = json.at("eval_every");
+  t.eval_samples = json.at("eval_samples");
+  t.eval_at_start = json.at("eval_at_start");
+  t.eval_batch_size = json.at("eval_batch_size");
+  t.metric = text_or_empty(json.at("metric"));
+  t.patience = json.at("patience");
+  t.checkpoint_every = json.at("checkpoint_every");
+  t.keep = json.at("keep");
+  t.log_every = json.at("log_every");
+  config.threads = int_or(json.at("threads"), 0);
+  if (t.steps > 0 && t.epochs > 0) {
+    fail<UsageError>(
+        "{}: train.steps and train.epochs are both set; which "
+        "one ends the run?",
+        node == nullptr ? config.path : node->where);
+  }
+}
+
+std::string read_text(const ConfigNode& root, std::string_view key) {
+  const ConfigNode* node = root.find(key);
+  if (node == nullptr || node->kind == ConfigNode::Kind::kNull) return "";
+  if (node->kind != ConfigNode::Kind::kScalar) {
+    fail<UsageError>("{}: {} must be one word or text", node->where, key);
+  }
+  return node->text;
+}
+
+bool plain(const std::string& text) {
+  if (text.empty() || text == "true" || text == "false" || text == "null") {
+    return false;
+  }
+  const auto word = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' ||
+           c == '/' || c == '-' || c == '.';
+  };
+  return std::isalpha(static_cast<unsigned char>(text.front())) != 0 &&
+         std::ranges::all_of(text, word);
+}
+
+std::string scalar_yaml(const Json& value) {
+  if (value.is_null()) return "~";
+  if (value.is_string()) {
+    const auto& text = value.get_ref<const std::string&>();
+    return plain(text) ? text : value.dump();  // JSON strings are YAML
+  }
+  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
+  return value.dump();
+}
+
+void append_yaml(std::string& out, const Json& value, int indent) {
+  const std::string pad(static_cast<std::size_t>(indent), ' ');
+  if (value.is_object()) {
+    for (const auto& [key, child] : value.items()) {
+      out += pad + key + ":";
+      const bool block =
+          child.is_object() ||
+          (child.is_array() && !child.empty() && child.front().is_object());
+      if (block) {
+        out += "\n";
+        append_yaml(out, child, indent + 2);
+      } else {
+        out += " ";
+        append_yaml(out, child, indent);
+        out += "\n";
+      }
+    }
+  } else if (value.is_array() && !value.empty() && value.front().is_object()) {
+    for (const Json& child : value) {
+      std::string item;
+      append_yaml(item, child, indent + 2);
+      item[static_cast<std::size_t>(indent)] = '-';
+      out += item;
+    }
+  } else if (value.is_array()) {
+    out += "[";
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      out += (i > 0 ? ", " : "") + scalar_yaml(value[i]);
+    }
+    out += "]";
+  } else {
+    out += scalar_yaml(value);
+  }
+}
+
+}  // namespace
+
+RunConfig load_run_config(const std::string& path,
+                          const std::vector<std::string>& overrides) {
+  ConfigNode root = load_config_tree(path);
+  for (const std::string& text : overrides) apply_override(root, text);
+  refuse_unknown_sections(root);
+
+  RunConfig config;
+  config.path = path;
+  config.about = read_text(root, "about");
+  Json all = Json::object();
+  if (!config.about.empty()) all["about"] = config.about;
+  const auto section = [&](std::string_view name) {
+    const ConfigNode* node = root.find(name);
+    return std::pair(node, read_section(node, config_section(name)));
+  };
+  const auto [model_node, model] = section("model");
+  fill_model(model, model_node, config);
+  all["model"] = model;
+  all["task"] = read_task(root.find("task"), config);
+  const auto [data_node, data] = section("data");
+  fill_data(data, config);
+  all["data"] = data;
+  all["peft"] = read_peft(root.find("peft"), config);
+  const auto [train_node, train] = section("train");
+  fill_train(train, train_node, config);
+  all["train"] = train;
+  const auto [comm_node, comm] = section("comm");
+  config.backend = comm.at("backend");
+  config.timeout_seconds = float_or(comm.at("timeout"), 0);
+  all["comm"] = comm;
+  config.output = read_text(root, "output");
+  all["output"] = config.output.empty() ? Json() : Json(config.output);
+  make_task(config);
+  config.text = to_yaml(all);
+  return config;
+}
+
+std::vector<std::unique_ptr<Method>> make_methods(const RunConfig& config) {
+  std::vector<std::unique_ptr<Method>> out;
+  for (const MethodChoice& choice : config.peft) {
+    out.push_back(make_method(choice.id, choice.config));
+  }
+  return out;
+}
+
+std::unique_ptr<Task> make_task(const RunConfig& config) {
+  return find_task(config.task_kind).make(config.task);
+}
+
+std::string to_yaml(const nlohmann::ordered_json& value) {
+  std::string out;
+  append_yaml(out, value, 0);
+  if (out.empty() || out.back() != '\n') out += "\n";
+  return out;
+}
+
+}  // namespace thinwire

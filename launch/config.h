@@ -1,0 +1,55 @@
+// A run's configuration, checked: sections model, task, data, peft, train,
+// comm and the run folder (`thinwire train --help-config` lists every key).
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "dist/trainer.h"
+
+namespace thinwire {
+
+struct ModelChoice {
+  std::string path;    // HF folder; "": random weights from `config`
+  std::string config;  // config.json
+  std::uint64_t seed = 1;
+};
+
+struct MethodChoice {
+  std::string id;
+  Config config;  // every field present
+};
+
+struct RunConfig {
+  std::string path;  // of the file it came from
+  std::string about;
+  ModelChoice model;
+  std::string task_kind;
+  TaskConfig task;
+  std::string train_data, eval_data;  // folders; "": none
+  std::int64_t max_tokens = 0;        // 0: the model's own limit
+  std::vector<MethodChoice> peft;
+  TrainOptions train;
+  std::int64_t threads = 0;  // per rank; 0: cores / local ranks
+  std::string backend = "auto";
+  double timeout_seconds = 0;  // 0: the communicator's default
+  std::string output;
+  // Everything above as YAML, defaults filled in: what config.yaml of the run
+  // folder holds and what the ranks must agree on.
+  std::string text;
+};
+
+// Throws UsageError or IoError with one line. Checks types, ranges, method
+// and task fields; opens nothing that the config names.
+RunConfig load_run_config(const std::string& path,
+                          const std::vector<std::string>& overrides);
+
+std::vector<std::unique_ptr<Method>> make_methods(const RunConfig& config);
+std::unique_ptr<Task> make_task(const RunConfig& config);
+
+// The value as block YAML, readable by load_run_config.
+std::string to_yaml(const nlohmann::ordered_json& value);
+
+}  // namespace thinwire

@@ -1,0 +1,138 @@
+#include "launch/open_run.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "base/error.h"
+#include "dist/checkpoint.h"
+#include "dist/evaluate.h"
+#include "models/tensor_source.h"
+
+namespace thinwire {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_index(const ShardFolder& folder, std::string_view key,
+                 const RunConfig& config, const Backbone& backbone) {
+  const ShardIndex& index = folder.index();
+  const std::string where = fmt::format("data.{} {}", key, folder.path());
+  if (index.samples == 0) {
+    fail<UsageError>("{}: holds no examples", where);
+  }
+  if (index.task_kind != config.task_kind &&
+      !(index.task_kind == "span_corruption" &&
+        config.task_kind == "text_to_text")) {
+    fail<UsageError>("{}: was prepared for task {}, the config says {}", where,
+                     index.task_kind, config.task_kind);
+  }
+  if (index.vocab_size > backbone.config().vocab_size) {
+    fail<UsageError>(
+        "{}: was prepared with a tokenizer of {} tokens, the model has {}; "
+        "prepare it with the model's own",
+        where, index.vocab_size, backbone.config().vocab_size);
+  }
+  const auto labels = config.task.find("labels");
+  if (labels != config.task.end() && labels->is_number_integer() &&
+      index.labels > labels->get<std::int64_t>()) {
+    fail<UsageError>("{}: has {} classes, task.labels is {}", where,
+                     index.labels, labels->dump());
+  }
+  if (config.max_tokens > 0 && index.max_input > config.max_tokens) {
+    fail<UsageError>(
+        "{}: its longest input has {} tokens, data.max_tokens is {}; prepare "
+        "it with --max-tokens {}",
+        where, index.max_input, config.max_tokens, config.max_tokens);
+  }
+}
+
+std::shared_ptr<const ShardFolder> open_needed(const std::string& path,
+                                               std::string_view key, Need need,
+                                               const RunConfig& config,
+                                               const Backbone& backbone) {
+  if (need == Need::kNothing) return nullptr;
+  if (path.empty()) {
+    if (need == Need::kIfNamed) return nullptr;
+    fail<UsageError>(
+        "{}: data.{} is missing: a folder made by "
+        "data/prepare.py",
+        config.path, key);
+  }
+  return open_data(path, key, config, backbone);
+}
+
+std::string find_delta(const std::string& path) {
+  if (!fs::is_directory(path)) return path;
+  for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
+    const fs::path file = fs::path(path) / name;
+    if (fs::exists(file)) return file.string();
+  }
+  std::vector<std::string> skipped;
+  if (const auto newest = newest_checkpoint(
+          (fs::path(path) / "checkpoints").string(), &skipped)) {
+    return (fs::path(*newest) / "delta.safetensors").string();
+  }
+  fail<UsageError>(
+      "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
+      path);
+}
+
+}  // namespace
+
+OpenModel open_model(const ModelChoice& choice) {
+  OpenModel out;
+  out.backbone = choice.path.empty()
+                     ? random_backbone(choice.config, choice.seed)
+                     : load_backbone(choice.path);
+  out.identity = out.backbone->parameters().identity();
+  return out;
+}
+
+std::shared_ptr<const ShardFolder> open_data(const std::string& path,
+                                             std::string_view key,
+                                             const RunConfig& config,
+                                             const Backbone& backbone) {
+  auto folder = open_shard_folder(path);
+  check_index(*folder, key, config, backbone);
+  return folder;
+}
+
+OpenRun open_run(RunConfig config, Need train, Need eval) {
+  OpenRun run;
+  run.config = std::move(config);
+  OpenModel model = open_model(run.config.model);
+  run.backbone = std::move(model.backbone);
+  run.identity = model.identity;
+  run.train = open_needed(run.config.train_data, "train", train, run.config,
+                          *run.backbone);
+  run.eval = open_needed(run.config.eval_data, "eval", eval, run.config,
+                         *run.backbone);
+  run.task = make_task(run.config);
+  const auto source = run.config.model.path.empty()
+                          ? random_source(run.config.model.seed)
+                          : open_hf_folder(run.config.model.path,
+                                           run.backbone->config().architecture);
+  run.task->add_head(*run.backbone, *source);
+  run.methods = make_methods(run.config);
+  return run;
+}
+
+Delta attach_saved_delta(OpenRun& run, const std::string& path,
+                         std::string* found) {
+  if (path.empty() && run.config.output.empty()) {
+    fail<UsageError>("{}: names no output; give --delta", run.config.path);
+  }
+  const std::string file = find_delta(path.empty() ? run.config.output : path);
+  DeltaFile loaded = load_delta(file);
+  if (loaded.backbone != run.identity) {
+    fail<UsageError>(
+        "{}: was made for backbone {}, this model is {}; give the model it was "
+        "trained on",
+        file, loaded.backbone.hex(), run.identity.hex());
+  }
+  attach_delta(*run.backbone, run.methods, loaded.delta);
+  if (found != nullptr) *found = file;
+  return std::move(loaded.delta);
+}
+
+}  // namespace thinwire

@@ -1,0 +1,53 @@
+// Opens what a config names and checks that the parts fit together.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/hash.h"
+#include "data/shard_folder.h"
+#include "launch/config.h"
+#include "models/backbone.h"
+#include "peft/delta_file.h"
+
+namespace thinwire {
+
+class Communicator;
+
+struct OpenModel {
+  std::unique_ptr<Backbone> backbone;
+  Digest identity;  // of the weights as loaded, heads left out
+};
+
+// The backbone without a task head. Throws UsageError or IoError.
+OpenModel open_model(const ModelChoice& choice);
+
+struct OpenRun {
+  RunConfig config;
+  std::unique_ptr<Backbone> backbone;  // head added
+  Digest identity;
+  std::unique_ptr<Task> task;
+  std::vector<std::unique_ptr<Method>> methods;
+  std::shared_ptr<const ShardFolder> train, eval;  // null: not asked for
+};
+
+enum class Need { kNothing, kIfNamed, kRequired };
+
+// Throws UsageError or IoError naming file and key.
+OpenRun open_run(RunConfig config, Need train, Need eval);
+
+// Opens a folder of shards and holds it to model and task. key: for messages.
+std::shared_ptr<const ShardFolder> open_data(const std::string& path,
+                                             std::string_view key,
+                                             const RunConfig& config,
+                                             const Backbone& backbone);
+
+// A delta from a file, a checkpoint folder, a run folder (its best/, else its
+// newest checkpoint) or, when `path` is empty, from the config's run folder;
+// checked against the run's backbone and attached to it. Its path goes to
+// *found unless null.
+Delta attach_saved_delta(OpenRun& run, const std::string& path,
+                         std::string* found = nullptr);
+
+}  // namespace thinwire

@@ -1,0 +1,188 @@
+#include "launch/report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "comm/collectives.h"
+#include "dist/evaluate.h"
+#include "dist/options.h"
+#include "launch/progress.h"
+
+namespace thinwire {
+namespace {
+
+// Cells are UTF-8; continuation bytes take no column.
+std::size_t width(const std::string& cell) {
+  return static_cast<std::size_t>(std::ranges::count_if(cell, [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
+bool numeric(const std::string& cell) {
+  return !cell.empty() &&
+         (std::isdigit(static_cast<unsigned char>(cell.front())) != 0 ||
+          cell == "-");
+}
+
+std::string share(std::int64_t part, std::int64_t whole) {
+  return fmt::format("{:.3f} %",
+                     100.0 * static_cast<double>(part) /
+                         static_cast<double>(std::max<std::int64_t>(whole, 1)));
+}
+
+std::int64_t file_bytes(const Delta& delta) {
+  std::int64_t bytes = delta.size() * 4;
+  for (const DeltaEntry& entry : delta.entries()) {
+    if (entry.index.defined()) bytes += entry.count * 4;
+  }
+  for (const auto& [name, tensor] : delta.constants()) bytes += tensor.nbytes();
+  return bytes;
+}
+
+std::string exchange_lines(const Delta& delta) {
+  const std::int64_t payload = delta.size() * 4;
+  std::string out =
+      fmt::format("payload per exchange: {} bytes\n", with_commas(payload));
+  for (const int ranks : {2, 4, 8}) {
+    out += fmt::format("  {} ranks: each sends {} bytes a step\n", ranks,
+                       with_commas(all_reduce_bytes_sent(ranks, 0, payload)));
+  }
+  return out + fmt::format("delta on disk: {}\n",
+                           human_bytes(static_cast<double>(file_bytes(delta))));
+}
+
+}  // namespace
+
+std::string with_commas(std::int64_t number) {
+  const std::string digits = fmt::format("{}", number);
+  std::string out;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    const bool group = (digits.size() - i) % 3 == 0;
+    if (i > 0 && group && digits[i - 1] != '-') out.push_back(',');
+    out.push_back(digits[i]);
+  }
+  return out;
+}
+
+std::string format_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      widths[c] = std::max(widths[c], width(row[c]));
+    }
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      const std::string pad(widths[c] - width(row[c]), ' ');
+      line += (c > 0 ? "  " : "");
+      line += numeric(row[c]) ? pad + row[c] : row[c] + pad;
+    }
+    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return out;
+}
+
+std::string describe_delta(const Delta& delta) {
+  struct Line {
+    std::int64_t entries = 0, numbers = 0, of = 0;
+  };
+  std::map<std::string, Line> groups;
+  for (const DeltaEntry& entry : delta.entries()) {
+    const std::string kind =
+        std::string(
+            entry.head
+                ? "head"
+                : delta.groups()[static_cast<std::size_t>(entry.group)].name) +
+        (entry.kind == EntryKind::kMasked ? ", masked" : "");
+    Line& line = groups[kind];
+    ++line.entries;
+    line.numbers += entry.count;
+    std::int64_t whole = 1;
+    for (const std::int64_t n : entry.shape) whole *= n;
+    line.of += whole;
+  }
+  std::vector<std::vector<std::string>> rows{
+      {"group", "tensors", "trainable", "of"}};
+  for (const auto& [name, line] : groups) {
+    rows.push_back({name, std::to_string(line.entries),
+                    with_commas(line.numbers), with_commas(line.of)});
+  }
+  return format_table(rows) +
+         fmt::format("trainable in all: {}\n", with_commas(delta.trainable())) +
+         exchange_lines(delta);
+}
+
+std::string describe_config(OpenRun& run) {
+  check_options(run.config.train);
+  const Delta delta = declare_delta(
+      *run.backbone, run.methods,
+      {.seed = run.config.train.seed, .step = 0, .scoring = nullptr});
+  const std::int64_t all = run.backbone->parameters().count();
+  std::string out = describe_model(*run.backbone, run.identity);
+  for (const MethodChoice& method : run.config.peft) {
+    out += fmt::format("method: {} {}\n", method.id, method.config.dump());
+  }
+  out += describe_delta(delta);
+  out += fmt::format("share of the model: {}\n", share(delta.trainable(), all));
+  if (run.train != nullptr) {
+    out += fmt::format("steps on one rank: {}\n",
+                       with_commas(total_steps(run.config.train,
+                                               run.train->index().samples, 1)));
+  }
+  return out;
+}
+
+std::string describe_model(const Backbone& backbone, const Digest& identity) {
+  const ModelConfig& c = backbone.config();
+  return fmt::format(
+      "model: {}, {} layers{}, d {}, {} heads, vocabulary {}\n"
+      "numbers: {}\nidentity: {}\n",
+      c.architecture, c.layers,
+      c.decoder_layers > 0 ? fmt::format(" + {}", c.decoder_layers) : "",
+      c.d_model, c.heads, with_commas(c.vocab_size),
+      with_commas(backbone.parameters().count()), identity.hex());
+}
+
+std::string describe_data(const ShardFolder& folder) {
+  const ShardIndex& index = folder.index();
+  const auto& lengths = folder.lengths();
+  double sum = 0;
+  for (const std::int32_t length : lengths) sum += length;
+  std::string out = fmt::format(
+      "task: {}\nsamples: {}\ntokens per sample: {:.1f} on average, longest "
+      "input {}{}\nvocabulary: {}\n",
+      index.task_kind, with_commas(index.samples),
+      lengths.empty() ? 0.0 : sum / static_cast<double>(lengths.size()),
+      index.max_input,
+      index.max_target > 0
+          ? fmt::format(", longest target {}", index.max_target)
+          : "",
+      with_commas(index.vocab_size));
+  if (index.labels == 0) return out;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(index.labels));
+  constexpr std::int64_t kAtOnce = 4096;
+  for (std::int64_t at = 0; at < index.samples; at += kAtOnce) {
+    for (const Sample& s :
+         folder.read(at, std::min(kAtOnce, index.samples - at))) {
+      const auto label = static_cast<std::int64_t>(s.label);
+      if (label >= 0 && label < index.labels) {
+        ++counts[static_cast<std::size_t>(label)];
+      }
+    }
+  }
+  std::vector<std::vector<std::string>> rows{
+      {"label", "name", "samples", "share"}};
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    rows.push_back({std::to_string(i),
+                    i < index.label_names.size() ? index.label_names[i] : "",
+                    with_commas(counts[i]), share(counts[i], index.samples)});
+  }
+  return out + format_table(rows);
+}
+
+}  // namespace thinwire

@@ -1,0 +1,102 @@
+#include "launch/summary.h"
+
+#include <fstream>
+#include <new>
+#include <sstream>
+
+#include "base/error.h"
+#include "comm/collectives.h"
+#include "launch/metrics_log.h"
+
+namespace thinwire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string_view stop_name(TrainSummary::Stop stop) {
+  switch (stop) {
+    case TrainSummary::Stop::kDone:
+      return "done";
+    case TrainSummary::Stop::kEarly:
+      return "early_stop";
+    case TrainSummary::Stop::kSignal:
+      return "checkpointed";
+  }
+  return "";
+}
+
+Json eval_json(const EvalRecord& record) {
+  Json json = record.metrics;
+  json["step"] = record.step;
+  return json;
+}
+
+}  // namespace
+
+std::int64_t peak_rss_bytes() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("VmHWM:")) continue;
+    std::istringstream numbers(line.substr(6));
+    std::int64_t kib = 0;
+    numbers >> kib;
+    return kib * 1024;
+  }
+  return 0;
+}
+
+Json summary_json(const TrainSummary& s) {
+  Json json = {{"event", "summary"},
+               {"status", stop_name(s.stop)},
+               {"steps", s.steps},
+               {"trainable_parameters", s.trainable_parameters},
+               {"head_parameters", s.head_parameters},
+               {"total_parameters", s.total_parameters},
+               {"delta_bytes", s.delta_bytes},
+               {"payload_bytes_per_step", s.payload_bytes_per_step},
+               {"predicted_sent_bytes_per_step",
+                all_reduce_bytes_sent(s.ranks, 0, s.payload_bytes_per_step)},
+               {"sent_bytes", s.sent_bytes},
+               {"skipped_steps", s.skipped_steps},
+               {"peak_rss_bytes", peak_rss_bytes()},
+               {"peak_device_bytes", 0},
+               {"seconds_to_first_step", s.seconds_to_first_step},
+               {"seconds", s.seconds},
+               {"ranks", s.ranks},
+               {"delta_hash", s.delta_hash.hex()},
+               {"backbone", s.backbone.hex()}};
+  if (s.first) json["first"] = eval_json(*s.first);
+  if (s.best) json["best"] = eval_json(*s.best);
+  json["final"] = s.last ? eval_json(*s.last) : Json::object();
+  return json;
+}
+
+std::string_view cause_of(const std::exception& error) {
+  const std::string_view text = error.what();
+  const auto says = [&](std::string_view words) {
+    return text.find(words) != std::string_view::npos;
+  };
+  if (dynamic_cast<const CommError*>(&error) != nullptr) {
+    if (says("is gone")) return "RANK_LOST";
+    if (says("differs")) return "DISAGREEMENT";
+    if (says("timed out") || says("timeout")) return "STALLED";
+    return "COMM";
+  }
+  if (dynamic_cast<const UsageError*>(&error) != nullptr) return "USAGE";
+  if (dynamic_cast<const IoError*>(&error) != nullptr) return "IO";
+  if (dynamic_cast<const InternalError*>(&error) != nullptr) return "INTERNAL";
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return "OUT_OF_MEMORY";
+  }
+  return says("were not finite") ? "NON_FINITE" : "RUN";
+}
+
+Json failure_json(const std::exception& error) {
+  const std::string text = error.what();
+  return {{"event", "summary"},
+          {"status", "failed"},
+          {"cause", cause_of(error)},
+          {"error", text.substr(0, text.find('\n'))}};
+}
+
+}  // namespace thinwire

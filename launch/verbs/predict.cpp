@@ -1,0 +1,104 @@
+// thinwire predict: labels, values or text for every sample of a folder.
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "comm/communicator.h"
+#include "dist/evaluate.h"
+#include "launch/detokenise.h"
+#include "launch/job.h"
+#include "launch/open_run.h"
+#include "launch/verbs/verbs.h"
+
+namespace thinwire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json line_of(const Prediction& p, const ShardFolder& folder) {
+  Json json = {{"id", p.sample}};
+  const ShardIndex& index = folder.index();
+  if (!p.tokens.empty() || index.task_kind == "text_to_text" ||
+      index.task_kind == "span_corruption") {
+    if (!folder.vocabulary().empty()) {
+      json["text"] = detokenise(p.tokens, folder.vocabulary());
+    }
+    json["tokens"] = p.tokens;
+    return json;
+  }
+  if (p.scores.empty()) {
+    json["value"] = p.value;
+    return json;
+  }
+  const auto label = static_cast<std::size_t>(p.value);
+  json["label"] = static_cast<std::int64_t>(label);
+  if (label < index.label_names.size()) json["name"] = index.label_names[label];
+  json["scores"] = p.scores;
+  return json;
+}
+
+void write_lines(const std::string& path,
+                 const std::vector<Prediction>& predictions,
+                 const ShardFolder& folder) {
+  std::FILE* file = path.empty() ? stdout : std::fopen(path.c_str(), "wb");
+  if (file == nullptr) {
+    fail<IoError>("--output {}: cannot write: {}", path, std::strerror(errno));
+  }
+  bool good = true;
+  for (const Prediction& p : predictions) {
+    const std::string line =
+        line_of(p, folder).dump(-1, ' ', false,
+                                Json::error_handler_t::replace) +
+        "\n";
+    good =
+        std::fwrite(line.data(), 1, line.size(), file) == line.size() && good;
+  }
+  good = std::fflush(file) == 0 && good;
+  if (file != stdout) good = std::fclose(file) == 0 && good;
+  if (!good) {
+    fail<IoError>("--output {}: cannot write: {}", path, std::strerror(errno));
+  }
+}
+
+int run(const Arguments& arguments, Communicator& comm) {
+  RunConfig config =
+      load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
+  if (arguments.has("data")) config.eval_data = arguments.get("data");
+  agree_text(comm, "the configuration", config.text);
+  set_threads(config.threads);
+  OpenRun open = open_run(config, Need::kNothing, Need::kRequired);
+  attach_saved_delta(open, arguments.get("delta"));
+  EvalOptions options;
+  options.batch_size = config.train.batch_size;
+  options.samples = config.train.eval_samples;
+  const auto predictions =
+      predict(comm, *open.backbone, *open.task, *open.eval, options);
+  if (comm.rank() == 0) {
+    write_lines(arguments.get("output"), predictions, *open.eval);
+  }
+  return kExitDone;
+}
+
+constexpr VerbOption kOptions[] = {
+    {"CONFIG", "the run, a YAML file", true},
+    {"overrides…", "key.path=value, as train.eval_samples=10"},
+    {"--delta PATH",
+     "a delta file, checkpoint or run folder (default: the best of output)"},
+    {"--data DIR", "shards to predict (default: data.eval)"},
+    {"--output FILE", "JSON lines (default: stdout)"},
+};
+
+}  // namespace
+
+constexpr Verb kPredictVerb{
+    "predict", "labels, values or text as JSON lines",
+    "One line per sample, in the order of the shards: id, label, name and\n"
+    "scores; value; or text and tokens.\n"
+    "Example:\n"
+    "  thinwire predict runs/quickstart/lora/config.yaml --output out.jsonl",
+    kOptions, &run};
+
+}  // namespace thinwire

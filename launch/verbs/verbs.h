@@ -1,0 +1,11 @@
+// The verbs of the program, one file each.
+#pragma once
+
+#include "launch/verb.h"
+
+namespace thinwire {
+
+extern const Verb kTrainVerb, kEvalVerb, kPredictVerb, kMaskVerb, kForwardVerb,
+    kInspectVerb, kDataVerb, kListVerb, kEnvVerb;
+
+}  // namespace thinwire
