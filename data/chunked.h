@@ -31,6 +31,8 @@ class ChunkCursor {
   ChunkCursor(const std::string& path, int fd, const DatasetLayout& layout)
       : path_(&path), fd_(fd), layout_(&layout) {}
 
+  ChunkCursor(const std::string&&, int, const DatasetLayout&) = delete;
+
   // Elements [first, first + count) to out, which holds them; T must have the
   // dataset's element size. Throws IoError (path, dataset, chunk) for a range
   // outside it, a failed read or a wrong checksum.

@@ -84,7 +84,8 @@ TEST(Damage, TruncationAfterOpeningIsFoundByTheReader) {
 TEST(Damage, EveryBitFlipInAChunkIsDetected) {
   const FolderCopy copy("shards_text");
   const std::string whole = read_bytes(copy.shard(2));
-  const Hdf5File file(copy.shard(2));
+  const std::string path = copy.shard(2);
+  const Hdf5File file(path);
   struct Set {
     const char* name;
     ElementType type;
@@ -106,9 +107,9 @@ TEST(Damage, EveryBitFlipInAChunkIsDetected) {
         std::string bytes = whole;
         bytes[c.address + i] =
             static_cast<char>(bytes[c.address + i] ^ (1 << (flips % 8)));
-        write_bytes(copy.shard(2), bytes);
-        const Descriptor fd = open_file(copy.shard(2));
-        ChunkCursor cursor(copy.shard(2), fd.get(), layout);
+        write_bytes(path, bytes);
+        const Descriptor fd = open_file(path);
+        ChunkCursor cursor(path, fd.get(), layout);
         EXPECT_THROW(cursor.verify(), IoError) << set.name << " byte " << i;
       }
     }
