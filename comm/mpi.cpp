@@ -341,7 +341,13 @@ MpiSession::MpiSession() {
 }
 
 MpiSession::~MpiSession() {
-  if (!some_communicator_failed) MPI_Finalize();
+  if (!some_communicator_failed) {
+    MPI_Finalize();
+    return;
+  }
+  // The first abnormal exit makes the launcher end the others; before that,
+  // they are to read the notice and say on their own what happened.
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
 }
 
 void MpiSession::abort(int status) noexcept {

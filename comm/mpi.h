@@ -16,8 +16,9 @@ class MpiSession {
  public:
   // Blocks on the other ranks. Throws CommError when MPI lacks what is needed.
   MpiSession();
-  // Finalises, blocking on the other ranks, unless a communicator has failed:
-  // then it leaves that out, and the launcher ends the job.
+  // Finalises, blocking on the other ranks. When a communicator has failed it
+  // leaves that out and gives the other ranks 0.3 s to say what they saw; once
+  // this process has exited the launcher ends them.
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;

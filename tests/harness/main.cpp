@@ -68,8 +68,8 @@ class Watchdog {
       wake_.wait_for(lock, std::chrono::milliseconds(200));
       const std::chrono::duration<double> ran = Clock::now() - started_;
       if (stop_ || test_.empty() || ran < limit_) continue;
-      std::fprintf(stderr, "[rank %d] %s hung: still running after %.0f s\n",
-                   world_.rank, test_.c_str(), ran.count());
+      std::fprintf(stderr, "[rank %d] %s hung for %.0f s\n", world_.rank,
+                   test_.c_str(), ran.count());
       end_job(world_, 3);
     }
   }
@@ -121,6 +121,8 @@ class Listener : public testing::EmptyTestEventListener {
 
   void OnTestEnd(const testing::TestInfo& test) override {
     if (world_.mpi) {
+      // The rank that hangs is named before those that wait for it.
+      watchdog_.begin(name(test) + ", done here, waiting for the other ranks,");
       const int first = first_failed_rank(world_, test.result()->Failed());
       if (first < world_.size) any_rank_failed_ = true;
       if (first < world_.size && first != 0 && world_.rank == 0) {
