@@ -83,15 +83,17 @@ def main():
             e = tok.encode(rows[i][0], rows[i][1])
             expected["classify"].append(
                 {"input": e.ids, "types": e.type_ids,
-                 "label": LABELS.index(rows[i][2])})
+                 "label": LABELS.index(rows[i][2]),
+                 "decoded": tok.decode(e.ids)})
     with tempfile.TemporaryDirectory() as folder:
         tok = unigram(folder)
         prepare("shards_text", folder, rows[:200], "--task", "text_to_text",
                 "--columns", "1,2", "--prefix", "deal: ", "--shard-samples",
                 "90")
         for i in range(0, 200, STRIDE):
+            ids = tok.encode("deal: " + rows[i][0]).ids
             expected["text"].append(
-                {"input": tok.encode("deal: " + rows[i][0]).ids,
+                {"input": ids, "decoded": tok.decode(ids),
                  "target": tok.encode(rows[i][1]).ids,
                  "reference": rows[i][1]})
     with open(os.path.join(HERE, "shards_expected.json"), "w") as f:
