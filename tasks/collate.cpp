@@ -1,0 +1,123 @@
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include "tasks/collate.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace thinwire {
+namespace {
+
+at::Tensor empty_int64(std::int64_t n) {
+  return at::empty({n}, at::TensorOptions().dtype(at::kLong));
+}
+
+void check_token(const Sample& sample, std::string_view what, std::int64_t id,
+                 std::int64_t end) {
+  if (id < 0 || id >= end) {
+    fail<UsageError>(
+        "sample {}: {} {} is outside 0 to {} (was the data prepared with "
+        "another tokenizer than the model's?)",
+        sample.id, what, id, end - 1);
+  }
+}
+
+}  // namespace
+
+BackboneInput collate_inputs(std::span<const Sample> samples,
+                             const ModelConfig& config) {
+  BackboneInput in;
+  std::vector<std::int64_t> lengths;
+  bool types = false;
+  for (const Sample& sample : samples) {
+    const auto n = static_cast<std::int64_t>(sample.input.size());
+    if (config.max_positions > 0 && n > config.max_positions) {
+      fail<UsageError>(
+          "sample {}: {} tokens, the model takes at most {} (prepare the data "
+          "with --max-tokens {})",
+          sample.id, n, config.max_positions, config.max_positions);
+    }
+    if (!sample.types.empty() && sample.types.size() != sample.input.size()) {
+      fail<UsageError>("sample {}: {} segment ids for {} tokens", sample.id,
+                       sample.types.size(), n);
+    }
+    types = types || !sample.types.empty();
+    lengths.push_back(n);
+    in.sample_ids.push_back(sample.id);
+    in.tasks.push_back(sample.task);
+  }
+  in.encoder.layout = make_layout(lengths, in.sample_ids);
+  in.encoder.tokens = empty_int64(in.encoder.layout.rows());
+  auto* tokens = in.encoder.tokens.mutable_data_ptr<std::int64_t>();
+  std::int64_t* type = nullptr;
+  if (types) {
+    in.encoder.types = empty_int64(in.encoder.layout.rows());
+    type = in.encoder.types.mutable_data_ptr<std::int64_t>();
+  }
+  for (const Sample& sample : samples) {
+    for (const std::int32_t id : sample.input) {
+      check_token(sample, "token", id, config.vocab_size);
+      *tokens++ = id;
+    }
+    if (type == nullptr) continue;
+    for (std::size_t i = 0; i < sample.input.size(); ++i) {
+      const std::int64_t id = sample.types.empty() ? 0 : sample.types[i];
+      // Without a table of segments there is one segment.
+      check_token(sample, "segment id", id,
+                  std::max<std::int64_t>(1, config.type_vocab));
+      *type++ = id;
+    }
+  }
+  return in;
+}
+
+void collate_targets(std::span<const Sample> samples, const ModelConfig& config,
+                     BackboneInput& in) {
+  std::vector<std::int64_t> lengths;
+  for (const Sample& sample : samples) {
+    if (sample.target.empty()) {
+      fail<UsageError>(
+          "sample {}: has no target; was the data prepared with --task "
+          "text_to_text?",
+          sample.id);
+    }
+    lengths.push_back(static_cast<std::int64_t>(sample.target.size()));
+  }
+  in.decoder.layout = make_layout(lengths, in.sample_ids);
+  in.decoder.tokens = empty_int64(in.decoder.layout.rows());
+  in.labels = empty_int64(in.decoder.layout.rows());
+  auto* tokens = in.decoder.tokens.mutable_data_ptr<std::int64_t>();
+  auto* labels = in.labels.mutable_data_ptr<std::int64_t>();
+  for (const Sample& sample : samples) {
+    std::int64_t before = config.decoder_start_id;
+    for (const std::int32_t id : sample.target) {
+      check_token(sample, "target token", id, config.vocab_size);
+      *tokens++ = before;
+      *labels++ = before = id;
+    }
+  }
+}
+
+EvalRows split_rows(std::span<const EvalRow> rows) {
+  THINWIRE_ASSERT(!rows.empty(), "no rows to measure");
+  EvalRows out;
+  double sum = 0, weight = 0;
+  for (const EvalRow& row : rows) {
+    out.labels.push_back(row.label);
+    out.predictions.push_back(row.prediction);
+    sum += row.loss_sum;
+    weight += row.loss_weight;
+  }
+  out.loss = weight > 0 ? sum / weight : 0;
+  return out;
+}
+
+std::vector<double> to_doubles(const at::Tensor& x) {
+  const at::Tensor d = x.detach().to(at::kDouble).contiguous();
+  const auto* p = d.const_data_ptr<double>();
+  return {p, p + d.numel()};
+}
+
+}  // namespace thinwire

@@ -1,0 +1,29 @@
+// The head of sentence-level tasks, as HF's *ForSequenceClassification:
+// dropout on the pooled vector, then one linear layer, `classifier`.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "models/backbone.h"
+#include "models/tensor_source.h"
+
+namespace thinwire {
+
+class PooledHead {
+ public:
+  // Adds classifier.weight [outputs, d] and .bias [outputs] to the backbone:
+  // the checkpoint's, else weights normal with the model's own spread, as a
+  // function of (seed, name), and zero bias. Throws UsageError where the
+  // backbone is an encoder-decoder, naming `kind`.
+  void add(Backbone& backbone, TensorSource& source, std::int64_t outputs,
+           std::uint64_t seed, std::string_view kind);
+  // [B, outputs]
+  at::Tensor forward(Backbone& backbone, const BackboneInput& in,
+                     const ForwardContext& ctx) const;
+
+ private:
+  int site_ = -1;
+};
+
+}  // namespace thinwire

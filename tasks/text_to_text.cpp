@@ -1,0 +1,172 @@
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include "tasks/text_to_text.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "ops/loss.h"
+#include "tasks/collate.h"
+#include "tasks/decode.h"
+
+namespace thinwire {
+namespace {
+
+constexpr Field kFields[] = {
+    {"max_new_tokens", FieldType::kInt, "128",
+     "predict: longest text to generate, tokens"},
+};
+constexpr std::int64_t kIgnored = -100;
+
+class TextToText : public Task {
+ public:
+  TextToText(std::string_view kind, const TaskConfig& config)
+      : kind_(kind),
+        max_new_tokens_(config.at("max_new_tokens").get<std::int64_t>()) {
+    if (max_new_tokens_ < 1) {
+      fail<UsageError>("task.max_new_tokens is {}; it must be at least 1",
+                       max_new_tokens_);
+    }
+  }
+
+  std::string_view kind() const override { return kind_; }
+
+  void add_head(Backbone& backbone, TensorSource&) override {
+    if (backbone.config().decoder_layers == 0) {
+      fail<UsageError>(
+          "task.kind: {} needs an encoder-decoder, {} has no decoder; use a t5 "
+          "model, or classify or regress",
+          kind_, backbone.config().architecture);
+    }
+  }
+
+  BackboneInput collate(std::span<const Sample> samples,
+                        const ModelConfig& config) const override {
+    BackboneInput in = collate_inputs(samples, config);
+    collate_targets(samples, config, in);
+    return in;
+  }
+
+  LossTerms loss(Backbone& backbone, const BackboneInput& in,
+                 const ForwardContext& ctx) override {
+    return {cross_entropy_sum(logits(backbone, in, ctx), in.labels),
+            in.labels.ne(kIgnored).sum().item<double>()};
+  }
+
+  at::Tensor logits(Backbone& backbone, const BackboneInput& in,
+                    const ForwardContext& outer) override {
+    const BackboneOutput out = backbone.forward(in, outer);
+    ForwardContext ctx = outer;
+    ctx.layout = &in.decoder.layout;
+    return backbone.lm_logits(out.token_rows.defined()
+                                  ? out.hidden.index_select(0, out.token_rows)
+                                  : out.hidden,
+                              ctx);
+  }
+
+  // Each token is drawn given the example's own tokens before it.
+  std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
+                                const ForwardContext& ctx) override {
+    const at::NoGradGuard no_grad;
+    THINWIRE_ASSERT(in.sample_ids.size() == 1, "outcomes of a batch of {}",
+                    in.sample_ids.size());
+    const at::Tensor below = logits(backbone, in, ctx)
+                                 .to(at::kDouble)
+                                 .softmax(1)
+                                 .cumsum(1)
+                                 .contiguous();
+    const std::int64_t n = below.size(0), vocabulary = below.size(1);
+    at::Tensor drawn = at::empty({n}, in.labels.options());
+    const auto* given = in.labels.const_data_ptr<std::int64_t>();
+    auto* out = drawn.mutable_data_ptr<std::int64_t>();
+    const PhiloxKey key = make_key(ctx.seed, Purpose::kScore, ctx.step);
+    const std::uint64_t sample = in.sample_ids.front();
+    for (std::int64_t t = 0; t < n; ++t) {
+      out[t] = kIgnored;
+      if (given[t] == kIgnored) continue;
+      const double u =
+          uniform01(philox(key, {static_cast<std::uint32_t>(t), 0,
+                                 static_cast<std::uint32_t>(sample),
+                                 static_cast<std::uint32_t>(sample >> 32)})[0]);
+      // The total is 1 up to rounding; the scale leaves none outside.
+      const auto* row = below.const_data_ptr<double>() + t * vocabulary;
+      const auto* end = row + vocabulary - 1;
+      out[t] = std::upper_bound(row, end, u * *end) - row;
+    }
+    return {{std::move(drawn), 1.0}};
+  }
+
+  // Greedy decoding gives the target exactly if, with the target's own tokens
+  // before it, every target token is the likeliest: no decoding is needed.
+  std::vector<EvalRow> evaluate(Backbone& backbone, const BackboneInput& in,
+                                const ForwardContext& ctx) override {
+    const at::NoGradGuard no_grad;
+    const at::Tensor x = logits(backbone, in, ctx);
+    const auto loss = to_doubles(cross_entropy_rows(x, in.labels));
+    const at::Tensor best = x.argmax(1);
+    const auto* likeliest = best.const_data_ptr<std::int64_t>();
+    const auto* label = in.labels.const_data_ptr<std::int64_t>();
+    std::vector<EvalRow> rows;
+    const auto& offsets = in.decoder.layout.offsets;
+    for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
+      EvalRow row{in.sample_ids[b], 1, 1, 0, 0};
+      for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
+        if (label[t] == kIgnored) continue;
+        if (likeliest[t] != label[t]) row.prediction = 0;
+        row.loss_sum += loss[static_cast<std::size_t>(t)];
+        ++row.loss_weight;
+      }
+      rows.push_back(row);
+    }
+    return rows;
+  }
+
+  std::vector<Prediction> predict(Backbone& backbone, const BackboneInput& in,
+                                  const ForwardContext& ctx) override {
+    auto texts = greedy_decode(backbone, in, ctx, max_new_tokens_);
+    std::vector<Prediction> out(texts.size());
+    for (std::size_t b = 0; b < out.size(); ++b) {
+      out[b].sample = in.sample_ids[b];
+      out[b].tokens = std::move(texts[b]);
+    }
+    return out;
+  }
+
+  Metrics metrics(std::span<const EvalRow> rows) const override {
+    const EvalRows r = split_rows(rows);
+    double matches = 0;
+    for (const double match : r.predictions) matches += match;
+    return {{"exact_match", matches / static_cast<double>(rows.size())},
+            {"loss", r.loss}};
+  }
+  std::string_view main_metric() const override {
+    return kind_ == "span_corruption" ? "loss" : "exact_match";
+  }
+
+ private:
+  std::string_view kind_;
+  std::int64_t max_new_tokens_;
+};
+
+}  // namespace
+
+std::span<const Field> text_to_text_fields() { return kFields; }
+
+std::unique_ptr<Task> make_text_to_text(std::string_view kind,
+                                        const TaskConfig& config) {
+  return std::make_unique<TextToText>(kind, config);
+}
+
+const TaskInfo& text_to_text_task() {
+  static const TaskInfo kInfo = {
+      "text_to_text", "text in, text out, by an encoder-decoder", kFields,
+      [](const TaskConfig& config) {
+        return make_text_to_text("text_to_text", config);
+      }};
+  return kInfo;
+}
+
+}  // namespace thinwire
