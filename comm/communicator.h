@@ -48,7 +48,8 @@ class Communicator {
 
   // All block on the other ranks, and throw CommError naming tag, rank, peer
   // and elapsed time on a timeout, a dead peer or a message of another size.
-  // The communicator is unusable after that.
+  // The communicator is unusable after that, and what the tensor holds is
+  // undefined.
 
   // In place, contiguous CPU fp32, fp64 or int64 of any shape; every rank
   // holds bit-identical results.

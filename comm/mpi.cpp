@@ -28,7 +28,7 @@ namespace {
 
 using std::chrono::microseconds;
 
-std::atomic<bool> some_communicator_failed{false};
+std::atomic<bool> some_message_abandoned{false};
 
 std::string error_text(int code) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
@@ -184,7 +184,8 @@ class MpiTransport : public Transport {
   void abandon(Ticket& ticket) noexcept override {
     MPI_Request request = unpack(ticket.handle);
     if (request == MPI_REQUEST_NULL) return;
-    mark_failed();
+    failed_ = true;
+    some_message_abandoned = true;
     if (ticket.receives) MPI_Cancel(&request);
     const auto end = SteadyClock::now() + std::chrono::milliseconds(100);
     for (int done = 0; done == 0 && SteadyClock::now() < end;) {
@@ -194,7 +195,7 @@ class MpiTransport : public Transport {
   }
 
   void stop(std::string_view why) noexcept override {
-    mark_failed();
+    failed_ = true;
     if (std::exchange(stopped_, true)) return;
     // Small enough to be sent eagerly; the text lives until the process ends,
     // since nobody can wait for these messages.
@@ -306,11 +307,6 @@ class MpiTransport : public Transport {
     return "";
   }
 
-  void mark_failed() noexcept {
-    failed_ = true;
-    some_communicator_failed = true;
-  }
-
   CommHandle data_, notices_;
   int rank_ = 0, size_ = 1;
   std::vector<Home> homes_;  // by rank
@@ -341,7 +337,7 @@ MpiSession::MpiSession() {
 }
 
 MpiSession::~MpiSession() {
-  if (!some_communicator_failed) {
+  if (!some_message_abandoned) {
     MPI_Finalize();
     return;
   }

@@ -16,7 +16,7 @@ class MpiSession {
  public:
   // Blocks on the other ranks. Throws CommError when MPI lacks what is needed.
   MpiSession();
-  // Finalises, blocking on the other ranks. When a communicator has failed it
+  // Finalises, blocking on the other ranks. When a message was given up it
   // leaves that out and gives the other ranks 0.3 s to say what they saw; once
   // this process has exited the launcher ends them.
   ~MpiSession();
