@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <numeric>
 #include <span>
 
@@ -19,20 +18,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "base/failpoint.h"
-#include "base/handle.h"
 #include "base/nearest.h"
+#include "models/atomic_file.h"
 #include "models/safetensors_header.h"
 
 namespace thinwire {
 namespace {
-
-struct FileTraits {
-  using type = int;
-  static type null() noexcept { return -1; }
-  static void release(type fd) noexcept { ::close(fd); }
-};
-using File = UniqueHandle<FileTraits>;
 
 class Mapping {
  public:
@@ -134,66 +125,6 @@ at::Tensor SafetensorsFile::tensor(std::string_view name) const {
   return at::from_blob(
       data, entry->shape, [mapping = state_->mapping](void*) {}, options);
 }
-
-namespace {
-
-// A file that becomes visible whole, or not at all.
-class AtomicFile {
- public:
-  explicit AtomicFile(const std::string& path)
-      : path_(path), temporary_(path + ".tmp") {
-    file_.reset(::open(temporary_.c_str(),
-                       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (!file_) die("cannot create");
-  }
-  AtomicFile(const AtomicFile&) = delete;
-  AtomicFile& operator=(const AtomicFile&) = delete;
-  ~AtomicFile() {
-    if (!published_) ::unlink(temporary_.c_str());
-  }
-
-  void write(const void* data, std::size_t n) {
-    const char* p = static_cast<const char*>(data);
-    while (n > 0) {
-      // Linux writes at most 2^31 - 4096 bytes a call.
-      const ssize_t done =
-          write_fails()
-              ? -1
-              : ::write(file_.get(), p, std::min<std::size_t>(n, 1u << 30));
-      if (done < 0 && errno == EINTR) continue;
-      if (done < 0) die("cannot write");
-      p += done;
-      n -= static_cast<std::size_t>(done);
-    }
-  }
-
-  void publish() {
-    if (write_fails() || ::fsync(file_.get()) != 0) die("cannot flush");
-    if (::close(file_.detach()) != 0) die("cannot close");
-    if (write_fails() || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
-      die("cannot rename");
-    }
-    published_ = true;
-    const auto slash = path_.find_last_of('/');
-    const std::string folder = slash == std::string::npos ? "."
-                               : slash == 0               ? "/"
-                                            : path_.substr(0, slash);
-    const File dir(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!dir || write_fails() || ::fsync(dir.get()) != 0)
-      die("cannot flush the folder of");
-  }
-
- private:
-  [[noreturn]] void die(const char* what) const {
-    fail<IoError>("{}: {}: {}", path_, what, std::strerror(errno));
-  }
-
-  std::string path_, temporary_;
-  File file_;
-  bool published_ = false;
-};
-
-}  // namespace
 
 void write_safetensors(const std::string& path, const NamedTensors& tensors,
                        Metadata metadata) {
