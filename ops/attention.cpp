@@ -4,12 +4,16 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
+#include <array>
 #include <limits>
+#include <optional>
 
 #include "base/error.h"
+#include "ops/backward.h"
 
 namespace thinwire {
 namespace {
@@ -26,6 +30,34 @@ at::Tensor put_in_front(const at::Tensor& extra, const at::Tensor& x) {
   if (extra.dim() == 3) return at::cat({extra, x}, 1);
   return at::cat(
       {extra.unsqueeze(0).expand({x.size(0), extra.size(0), x.size(2)}), x}, 1);
+}
+
+// Where LibTorch's blocked kernel, which never holds the scores, was measured
+// faster on one core (B 4-32, H 8-12): wide heads, and with a backward only
+// long keys. [4, 128, 8 x 64] forward 2.3 ms instead of 6.7; [8, 512, 8 x 64]
+// forward and backward 550 instead of 1440; [32, 30, 12 x 32] 3.1 instead of
+// 2.2. It draws its own dropout and has no gradient for the bias.
+bool blocked_is_faster(const AttentionInputs& in, std::int64_t head_width) {
+  if (in.dropout > 0 || head_width < 64) return false;
+  if (needs_graph(std::array{in.bias})) return false;
+  const bool graph =
+      needs_graph(std::array{in.q, in.k, in.v, in.extra_k, in.extra_v});
+  return !graph || in.keys->max_length >= 256;
+}
+
+at::Tensor blocked(const at::Tensor& q, const at::Tensor& k,
+                   const at::Tensor& v, const at::Tensor& bias,
+                   std::int64_t heads, double scale) {
+  const auto split = [&](const at::Tensor& x) {
+    return x.view({x.size(0), x.size(1), heads, x.size(2) / heads})
+        .transpose(1, 2);
+  };
+  return at::scaled_dot_product_attention(
+             split(q), split(k), split(v),
+             bias.defined() ? std::optional(bias) : std::nullopt, 0.0, false,
+             scale)
+      .transpose(1, 2)
+      .reshape(q.sizes());
 }
 
 }  // namespace
@@ -51,6 +83,11 @@ at::Tensor attention(const AttentionInputs& in) {
     if (bias.defined()) {
       bias = at::constant_pad_nd(bias, {in.extra_k.size(-2), 0});
     }
+  }
+  if (blocked_is_faster(in, width / in.heads)) {
+    return unpad_rows(
+        blocked(pad_rows(in.q, queries), k, v, bias, in.heads, in.scale),
+        queries);
   }
   // Scaling q touches fewer numbers than scaling the scores.
   const at::Tensor q =

@@ -22,6 +22,7 @@ struct Case {
   bool bias = false;  // learned, [1, H, Lq, Lk]
   int extra = 0;      // rows; negative: shared by all sequences
   double scale = 1;
+  std::int64_t head_width = 6;
 };
 
 // Sequence by sequence and head by head, with no padding anywhere. bias: the
@@ -75,12 +76,12 @@ at::Tensor by_hand(const AttentionInputs& in, const at::Tensor& bias,
 }
 
 void check(const Case& c, double p) {
-  constexpr std::int64_t kHeads = 2, kDim = 6;
+  constexpr std::int64_t kHeads = 2;
   std::vector<std::uint64_t> ids;
   for (std::size_t b = 0; b < c.query_lengths.size(); ++b) ids.push_back(b + 3);
   const Layout queries = make_layout(c.query_lengths, ids);
   const Layout keys = make_layout(c.key_lengths, ids);
-  const std::int64_t width = kHeads * kDim;
+  const std::int64_t width = kHeads * c.head_width;
   AttentionInputs in;
   in.q = leaf("q", {queries.rows(), width});
   in.k = leaf("k", {keys.rows(), width});
@@ -137,13 +138,14 @@ void check(const Case& c, double p) {
     EXPECT_LT(largest_difference(learned.grad(), twin_bias.grad()), 2e-5);
   }
 
-  // Without a graph the numbers are the same, bit for bit.
+  // Without a graph the numbers are the same: bit for bit where the kernel is.
   AttentionInputs plain = in;
   for (at::Tensor* t : {&plain.q, &plain.k, &plain.v, &plain.bias,
                         &plain.extra_k, &plain.extra_v}) {
     if (t->defined()) *t = t->detach();
   }
-  EXPECT_EQ(largest_difference(attention(plain), out), 0);
+  EXPECT_LE(largest_difference(attention(plain), out),
+            c.head_width < 64 ? 0 : 1e-5);
 }
 
 TEST(Attention, MatchesSequenceBySequence) {
@@ -157,6 +159,13 @@ TEST(Attention, MatchesSequenceBySequence) {
       {{4, 2, 3}, {4, 2, 3}, false, true, 2},
       {{4, 2, 3}, {4, 2, 3}, true, false, -3},
       {{3, 3}, {3, 3}, false, false, -2},
+      // Wide heads, then long keys: the blocked kernel without and with a
+      // graph, its mask learned or not.
+      {{4, 2, 3}, {4, 2, 3}, true, false, 2, 0.125, 64},
+      {{4, 2, 3}, {4, 2, 3}, false, true, 0, 0.125, 64},
+      {{3, 2}, {260, 100}, false, false, 0, 0.125, 64},
+      {{3, 2}, {260, 100}, false, false, 2, 0.125, 64},
+      {{3, 3}, {260, 260}, false, false, -3, 0.125, 64},
   };
   for (std::size_t i = 0; i < cases.size(); ++i) {
     for (const double p : {0.0, 0.3}) {
