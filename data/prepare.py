@@ -298,6 +298,9 @@ def main():
         print(f"error: the Python package '{e.name}' is missing (run `bash "
               "launch/setup.sh` and use .venv/bin/python)", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("prepare: interrupted, nothing written", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -121,6 +121,7 @@ void ShardFile::check_attributes(const Hdf5File& file) const {
   same("task_kind", file.text_attribute("task_kind"), i.task_kind);
   same("vocab_size", file.integer_attribute("vocab_size"), i.vocab_size);
   same("pad_id", file.integer_attribute("pad_id"), i.pad_id);
+  same("eos_id", file.integer_attribute("eos_id"), i.eos_id);
   same("tokenizer_sha256", file.text_attribute("tokenizer_sha256"),
        i.tokenizer_sha256);
 }

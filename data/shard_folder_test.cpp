@@ -183,6 +183,7 @@ TEST(ShardFolder, RefusesAnIndexThatLies) {
       {"labels", [](json& j) { j["labels"] = 4; }, "label_names"},
       {"tokenizer", [](json& j) { j["tokenizer_sha256"] = "0"; },
        "tokenizer_sha256"},
+      {"end", [](json& j) { j["eos_id"] = 7; }, "eos_id"},
       {"task", [](json& j) { j["task"] = "regress"; }, "task_kind"},
       {"vocab", [](json& j) { j["vocab_size"] = 1 << 20; }, "vocab_size"},
       {"shard kind",
