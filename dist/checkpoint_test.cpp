@@ -19,7 +19,7 @@ namespace thinwire {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::TempFolder;
+using trial::TempFolder;
 
 constexpr Digest kBackbone = {1, 2};
 

@@ -20,7 +20,7 @@
 #include "dist/trainer.h"
 #include "peft/field_values.h"
 
-namespace thinwire::testing {
+namespace thinwire::trial {
 
 // A private folder that goes away with this object.
 class TempFolder {
@@ -197,21 +197,31 @@ struct Job {
   bool resume = false;
   std::string config_text = "a config";
   std::uint64_t model_seed = 1;
-  // Changes this rank's run before it begins.
+  // Changes this rank's run before it begins; its thread is the rank's.
   std::function<void(TrainRun&, int rank)> edit;
+  std::function<std::unique_ptr<Task>(std::unique_ptr<Task>, int rank)> wrap;
+  std::function<std::vector<std::unique_ptr<Method>>()> make_methods;
+  std::function<void(const StepRecord&, int rank)> on_step;
   TrainRun::Request (*request)() = nullptr;
 };
 
 struct Result {
   TrainSummary summary;
   Recorder seen;
-  std::vector<float> values;             // of the delta at the end
-  std::map<std::string, Digest> frozen;  // slots that no entry targets
+  std::vector<float> values;  // of the delta at the end
+  // Of every slot, without what the delta replaces: before and after.
+  std::map<std::string, Digest> frozen_before, frozen_after;
 };
 
 inline Digest tensor_digest(const at::Tensor& t) {
   return hash128({static_cast<const std::byte*>(t.const_data_ptr()),
                   static_cast<std::size_t>(t.nbytes())});
+}
+
+inline void zero_at(at::Tensor& t, const at::Tensor& index) {
+  for (std::int64_t i = 0; i < index.numel(); ++i) {
+    t.mutable_data_ptr<float>()[index.const_data_ptr<std::int32_t>()[i]] = 0;
+  }
 }
 
 inline std::unique_ptr<Task> make_tiny_task(bool text) {
@@ -230,13 +240,18 @@ inline Result run_job(const Job& job, Communicator& comm) {
   auto task = make_tiny_task(job.text);
   const auto source = random_source(job.model_seed);
   task->add_head(*backbone, *source);
+  if (job.wrap) task = job.wrap(std::move(task), comm.rank());
   std::vector<std::unique_ptr<Method>> methods;
+  if (job.make_methods) methods = job.make_methods();
   for (const auto& [id, config] : job.methods) {
     methods.push_back(make_method(id, config));
   }
   Result result;
-  std::map<std::string, Digest> before;
   const Parameters& p = backbone->parameters();
+  std::vector<at::Tensor> before;
+  for (int i = 0; i < p.size(); ++i) {
+    before.push_back(p.slot(i).frozen.clone());
+  }
   TrainRun run{.comm = &comm,
                .backbone = backbone.get(),
                .identity = identity,
@@ -253,16 +268,24 @@ inline Result run_job(const Job& job, Communicator& comm) {
                .initial_delta = std::nullopt};
   if (job.edit) job.edit(run, comm.rank());
   // The delta lives as long as the run: its values are read at the last moment.
-  result.seen.on_step = [&, also = result.seen.on_step](const StepRecord& r) {
-    if (also) also(r);
+  result.seen.on_step = [&](const StepRecord& r) {
+    if (job.on_step) job.on_step(r, comm.rank());
     const at::Tensor& v = result.seen.delta->values();
     const float* data = v.const_data_ptr<float>();
     result.values.assign(data, data + v.numel());
   };
   result.summary = run_training(run);
   for (int i = 0; i < p.size(); ++i) {
-    if (!p.trains(i))
-      result.frozen[p.slot(i).name] = tensor_digest(p.slot(i).frozen);
+    const Parameters::Slot& slot = p.slot(i);
+    if (slot.leaf.defined()) continue;
+    at::Tensor now = slot.frozen.clone();
+    if (slot.index.defined()) {
+      zero_at(now, slot.index);
+      zero_at(before[static_cast<std::size_t>(i)], slot.index);
+    }
+    result.frozen_after[slot.name] = tensor_digest(now);
+    result.frozen_before[slot.name] =
+        tensor_digest(before[static_cast<std::size_t>(i)]);
   }
   return result;
 }
@@ -276,4 +299,4 @@ inline std::vector<Result> run_job(const Job& job, int ranks) {
   return results;
 }
 
-}  // namespace thinwire::testing
+}  // namespace thinwire::trial

@@ -1,0 +1,182 @@
+#include "dist/evaluate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "dist/testing.h"
+
+namespace thinwire {
+namespace {
+
+using namespace trial;  // dist/testing.h
+
+struct Model {
+  explicit Model(bool text, bool head = true) {
+    TempFolder folder;
+    write_file(folder / "config.json",
+               text ? t5_config(0.1) : bert_config(0.1));
+    backbone = random_backbone(folder / "config.json", 1);
+    task = make_tiny_task(text);
+    if (head) task->add_head(*backbone, *random_source(1));
+  }
+  std::unique_ptr<Backbone> backbone;
+  std::unique_ptr<Task> task;
+};
+
+// 13 samples in batches of 3: five batches, the last of one sample, over 1, 2,
+// 4 ranks and 7, two of which have none.
+TEST(Evaluate, MetricsAreTheSameBitsForAnyNumberOfRanks) {
+  for (const bool text : {false, true}) {
+    const auto folder = make_folder(13, text);
+    std::vector<Metrics> seen;
+    std::mutex mutex;
+    for (const int ranks : {1, 2, 4, 7}) {
+      run_ranks(ranks, [&](Communicator& comm) {
+        Model model(text);
+        const EvalRecord record =
+            evaluate(comm, *model.backbone, *model.task, *folder,
+                     {.batch_size = 3, .progress = {}});
+        const std::lock_guard lock(mutex);
+        EXPECT_EQ(record.samples, 13);
+        seen.push_back(record.metrics);
+      });
+    }
+    ASSERT_EQ(seen.size(), 14u);
+    EXPECT_GT(seen[0].at("loss"), 0);
+    EXPECT_THAT(seen, ::testing::Each(seen[0]));
+  }
+}
+
+TEST(Evaluate, TakesTheFirstSamplesWhereAsked) {
+  const auto folder = make_folder(13, false);
+  const auto five = make_folder(5, false);
+  const auto loss = [](const ShardFolder& f, std::int64_t samples) {
+    Metrics metrics;
+    run_ranks(1, [&](Communicator& comm) {
+      Model model(false);
+      metrics = evaluate(comm, *model.backbone, *model.task, f,
+                         {.batch_size = 2, .samples = samples, .progress = {}})
+                    .metrics;
+    });
+    return metrics;
+  };
+  EXPECT_EQ(loss(*folder, 5), loss(*five, 0));
+  EXPECT_NE(loss(*folder, 0), loss(*five, 0));
+}
+
+TEST(Predict, RowsComeInStorageOrderOnEveryRank) {
+  for (const bool text : {false, true}) {
+    const auto folder = make_folder(10, text);
+    std::vector<std::vector<Prediction>> all;
+    std::mutex mutex;
+    for (const int ranks : {1, 3}) {
+      run_ranks(ranks, [&](Communicator& comm) {
+        Model model(text);
+        auto rows = predict(comm, *model.backbone, *model.task, *folder,
+                            {.batch_size = 3, .progress = {}});
+        const std::lock_guard lock(mutex);
+        all.push_back(std::move(rows));
+      });
+    }
+    ASSERT_EQ(all.size(), 4u);
+    for (const auto& rows : all) {
+      ASSERT_EQ(rows.size(), 10u);
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        EXPECT_EQ(rows[i].sample, 1000 + i);
+        EXPECT_EQ(rows[i].value, all[0][i].value);
+        EXPECT_EQ(rows[i].scores, all[0][i].scores);
+        EXPECT_EQ(rows[i].tokens, all[0][i].tokens);
+      }
+    }
+    EXPECT_EQ(all[0][0].scores.size(), text ? 0u : 3u);
+  }
+}
+
+// Examples per rank and the sum of all gradients' squares: dealt anyhow, the
+// same examples.
+struct Scored {
+  std::vector<double> weights;
+  std::vector<float> sums;
+};
+
+Scored score(int ranks, bool text, std::int64_t samples,
+             Scoring::Labels labels) {
+  const auto folder = make_folder(12, text);
+  Scored out;
+  std::mutex mutex;
+  run_ranks(ranks, [&](Communicator& comm) {
+    Model model(text);
+    const auto scoring =
+        make_scoring(comm, *model.backbone, *model.task, folder, 5, nullptr);
+    Parameters& p = model.backbone->parameters();
+    std::vector<at::Tensor> weights, sums;
+    for (int i = 0; i < p.size(); ++i) {
+      weights.push_back(p.slot(i).frozen);
+      weights.back().set_requires_grad(true);
+      sums.push_back(weights.back().detach().mul(0));
+    }
+    scoring->for_each_example(samples, labels, [&](double weight) {
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        at::Tensor& grad = weights[i].mutable_grad();
+        if (!grad.defined()) continue;
+        sums[i].addcmul_(grad, grad, weight);
+        grad.reset();
+      }
+      const std::lock_guard lock(mutex);
+      out.weights.push_back(weight);
+    });
+    scoring->sum_over_ranks(sums);
+    if (comm.rank() != 0) return;
+    for (const at::Tensor& s : sums) {
+      const float* data = s.const_data_ptr<float>();
+      out.sums.insert(out.sums.end(), data, data + s.numel());
+    }
+  });
+  return out;
+}
+
+void expect_close(const std::vector<float>& a, const std::vector<float>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    norm += a[i] * a[i];
+  }
+  EXPECT_GT(norm, 0);
+  EXPECT_LT(difference, 1e-10 * norm);
+}
+
+TEST(Scoring, DealsTheSameExamplesToAnyNumberOfRanks) {
+  for (const bool text : {false, true}) {
+    const Scored one = score(1, text, 7, Scoring::Labels::kData);
+    EXPECT_EQ(one.weights, std::vector<double>(7, 1.0));
+    for (const int ranks : {2, 4}) {
+      const Scored many = score(ranks, text, 7, Scoring::Labels::kData);
+      EXPECT_EQ(many.weights.size(), 7u);
+      expect_close(many.sums, one.sums);
+    }
+  }
+}
+
+TEST(Scoring, ModelLabelsAreWeighedByTheirProbability) {
+  const Scored one = score(1, false, 5, Scoring::Labels::kModel);
+  ASSERT_EQ(one.weights.size(), 15u);  // 3 classes
+  for (std::size_t i = 0; i < 15; i += 3) {
+    EXPECT_NEAR(one.weights[i] + one.weights[i + 1] + one.weights[i + 2], 1,
+                1e-6);
+  }
+  expect_close(score(2, false, 5, Scoring::Labels::kModel).sums, one.sums);
+  const Scored text = score(1, true, 5, Scoring::Labels::kModel);
+  EXPECT_EQ(text.weights, std::vector<double>(5, 1.0));  // one draw each
+  expect_close(score(4, true, 5, Scoring::Labels::kModel).sums, text.sums);
+}
+
+TEST(Scoring, TakesAllWhereMoreAreAskedFor) {
+  EXPECT_EQ(score(2, false, 100, Scoring::Labels::kData).weights.size(), 12u);
+}
+
+}  // namespace
+}  // namespace thinwire

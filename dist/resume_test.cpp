@@ -1,0 +1,233 @@
+// A resumed run is the uninterrupted one, bit for bit.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "dist/checkpoint.h"
+#include "dist/phased_mask.h"
+#include "dist/testing.h"
+
+namespace thinwire {
+namespace {
+
+using namespace trial;  // dist/testing.h
+namespace fs = std::filesystem;
+
+Job base_job(bool text) {
+  Job job;
+  job.text = text;
+  job.model = text ? t5_config(0.1) : bert_config(0.1);
+  job.methods = {{"lora", {{"r", 2}, {"dropout", 0.1}}}};
+  job.train = make_folder(26, text);
+  job.eval = make_folder(9, text, 2);
+  job.options.batch_size = 3;
+  job.options.lr = 1e-2;
+  job.options.weight_decay = 0.01;
+  job.options.warmup = 2;
+  job.options.bucket_window = 16;
+  job.options.keep = 1000;
+  return job;
+}
+
+std::string step_folder(const std::string& run, std::int64_t step) {
+  return run + "/checkpoints/step-" + std::to_string(step);
+}
+
+void expect_same_file(const std::string& a, const std::string& b) {
+  EXPECT_EQ(read_file(a), read_file(b)) << a;
+}
+
+// Runs job once whole, then once from each step in `cuts` as if killed there.
+void expect_exact_resume(Job job, int ranks,
+                         const std::vector<std::int64_t>& cuts) {
+  const TempFolder whole;
+  job.folder = whole.path();
+  const auto expected = run_job(job, ranks);
+  const std::int64_t end = job.options.steps;
+  for (const std::int64_t cut : cuts) {
+    SCOPED_TRACE("cut at " + std::to_string(cut));
+    const TempFolder part;
+    fs::create_directories(part / "checkpoints");
+    for (std::int64_t s = 1; s <= cut; ++s) {
+      if (!fs::exists(step_folder(whole.path(), s))) continue;
+      fs::copy(step_folder(whole.path(), s), step_folder(part.path(), s));
+    }
+    Job again = job;
+    again.folder = part.path();
+    again.resume = true;
+    const auto resumed = run_job(again, ranks);
+    for (std::size_t r = 0; r < resumed.size(); ++r) {
+      const auto &seen = resumed[r].seen, &all = expected[r].seen;
+      ASSERT_EQ(seen.steps.size(), static_cast<std::size_t>(end - cut));
+      for (std::size_t i = 0; i < seen.steps.size(); ++i) {
+        const StepRecord& a = seen.steps[i];
+        const StepRecord& b = all.steps[static_cast<std::size_t>(cut) + i];
+        EXPECT_EQ(a.step, b.step);
+        EXPECT_EQ(a.loss, b.loss) << "step " << a.step;
+        EXPECT_EQ(a.grad_norm, b.grad_norm) << "step " << a.step;
+        EXPECT_EQ(a.lr, b.lr);
+        EXPECT_EQ(a.samples, b.samples);
+      }
+      EXPECT_EQ(resumed[r].values, expected[r].values);
+      EXPECT_EQ(resumed[r].summary.delta_hash, expected[r].summary.delta_hash);
+      EXPECT_EQ(resumed[r].summary.best->step, expected[r].summary.best->step);
+      EXPECT_EQ(resumed[r].summary.last->metrics,
+                expected[r].summary.last->metrics);
+      EXPECT_EQ(resumed[r].summary.sent_bytes > 0, ranks > 1);
+      for (const std::int64_t step : seen.phases) EXPECT_GE(step, cut);
+      std::vector<std::int64_t> later;
+      for (const std::int64_t step : all.phases) {
+        if (step >= cut) later.push_back(step);
+      }
+      EXPECT_EQ(seen.phases, later);
+    }
+    for (const char* file : {"delta.safetensors", "optimizer.safetensors"}) {
+      expect_same_file(step_folder(part.path(), end) + "/" + file,
+                       step_folder(whole.path(), end) + "/" + file);
+    }
+  }
+}
+
+std::vector<std::int64_t> every_step(std::int64_t end) {
+  std::vector<std::int64_t> cuts;
+  for (std::int64_t s = 1; s < end; ++s) cuts.push_back(s);
+  return cuts;
+}
+
+TEST(Resume, AtEveryStepOfTwelveIsBitForBit) {
+  Job job = base_job(false);
+  job.options.steps = 12;
+  job.options.checkpoint_every = 1;
+  job.options.eval_every = 5;
+  expect_exact_resume(job, 1, every_step(12));
+}
+
+TEST(Resume, OfTwoRanksOnText) {
+  Job job = base_job(true);
+  job.options.steps = 12;
+  job.options.accumulation = 2;
+  job.options.checkpoint_every = 1;
+  job.options.eval_every = 4;
+  expect_exact_resume(job, 2, every_step(12));
+}
+
+TEST(Resume, OfMomentumAndInTheMiddleOfAnEpoch) {
+  Job job = base_job(false);
+  job.options.steps = 0;
+  job.options.epochs = 1.4;
+  job.options.optimizer = "sgd";
+  job.options.momentum = 0.9;
+  job.options.checkpoint_every = 3;
+  Job counted = job;
+  counted.options.steps = 13;  // ceil(1.4 * 26 / 3)
+  counted.options.epochs = 0;
+  expect_exact_resume(counted, 1, {3, 6, 9, 12});
+  EXPECT_EQ(run_job(job, 1)[0].summary.steps, 13);
+}
+
+// 20 dense warm-up steps, a mask, another after 50 steps; resumed in the middle
+// of each phase and at each boundary.
+TEST(Resume, AcrossPhases) {
+  for (const StatePolicy policy : {StatePolicy::kDrop, StatePolicy::kCarry}) {
+    Job job = base_job(false);
+    job.methods = {{"head", Config::object()}};
+    job.make_methods = [] {
+      std::vector<std::unique_ptr<Method>> methods;
+      methods.push_back(std::make_unique<PhasedMask>(20, 50, 10));
+      return methods;
+    };
+    job.options.steps = 80;
+    job.options.checkpoint_every = 5;
+    job.options.eval_every = 20;
+    job.options.state_policy = policy;
+    expect_exact_resume(job, 2, {10, 20, 40, 70, 75});
+  }
+}
+
+TEST(Resume, PhasesHappenOnceAndLeaveTheRestAlone) {
+  Job job = base_job(false);
+  job.methods.clear();
+  job.make_methods = [] {
+    std::vector<std::unique_ptr<Method>> methods;
+    methods.push_back(std::make_unique<PhasedMask>(0, 4, 10));
+    return methods;
+  };
+  job.options.steps = 10;
+  job.options.weight_decay = 0.1;
+  Job still = job;
+  still.options.steps = 3;  // before the second mask
+  for (const Result& r : run_job(still, 2)) {
+    EXPECT_EQ(r.frozen_after, r.frozen_before);
+  }
+  for (const Result& r : run_job(job, 2)) {
+    EXPECT_EQ(r.seen.phases, (std::vector<std::int64_t>{4, 8}));
+  }
+}
+
+// A boundary changes what trains, not what the model computes: the step after
+// it has the loss that the step would have had without.
+TEST(Resume, ABoundaryDoesNotMoveTheModel) {
+  Job job = base_job(false);
+  job.methods.clear();
+  job.options.steps = 5;
+  const auto with = [&](std::int64_t warmup) {
+    Job j = job;
+    j.make_methods = [warmup] {
+      std::vector<std::unique_ptr<Method>> methods;
+      methods.push_back(std::make_unique<PhasedMask>(warmup, 50, 10));
+      return methods;
+    };
+    return run_job(j, 1)[0].seen.steps;
+  };
+  const auto cut = with(4), uncut = with(40);
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(cut[i].loss, uncut[i].loss);
+  EXPECT_NE(cut[4].grad_norm, uncut[4].grad_norm);
+}
+
+TEST(Resume, ContinuesWithOtherRanksOnTheSameSamples) {
+  const TempFolder folder;
+  Job job = base_job(false);
+  job.options.steps = 4;
+  job.options.batch_size = 4;
+  job.options.checkpoint_every = 4;
+  job.folder = folder.path();
+  run_job(job, 2);
+  job.resume = true;
+  job.options.steps = 8;
+  job.options.batch_size = 2;
+  const Result four = run_job(job, 4)[0];
+  EXPECT_EQ(four.seen.steps.front().step, 5);
+  EXPECT_EQ(four.seen.steps.front().samples, 8);
+  job.options.batch_size = 3;
+  EXPECT_THROW(run_job(job, 3), UsageError);  // 64 is no multiple of 9
+}
+
+TEST(Resume, RefusesAnotherBackboneOrOptimizer) {
+  const TempFolder folder;
+  Job job = base_job(false);
+  job.options.steps = 2;
+  job.folder = folder.path();
+  run_job(job, 1);
+  job.resume = true;
+  Job other = job;
+  other.model_seed = 2;
+  try {
+    run_job(other, 2);
+    FAIL() << "accepted";
+  } catch (const UsageError& e) {
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("backbone"));
+  }
+  other = job;
+  other.options.optimizer = "sgd";
+  other.options.momentum = 0.5;
+  EXPECT_THROW(run_job(other, 1), UsageError);
+  other = job;
+  other.options.steps = 3;
+  other.config_text = "another";
+  EXPECT_THAT(run_job(other, 1)[0].seen.warnings,
+              ::testing::ElementsAre(::testing::HasSubstr("changed")));
+}
+
+}  // namespace
+}  // namespace thinwire
