@@ -33,12 +33,16 @@ constexpr const char* kFooter =
 
 // What the options of one verb were given, by name without dashes.
 struct Given {
-  std::deque<std::pair<std::string, std::vector<std::string>>> values;
+  std::deque<std::pair<std::string, std::string>> values;
+  std::deque<std::pair<std::string, std::vector<std::string>>> lists;
   std::deque<std::pair<std::string, bool>> flags;
 
   Arguments arguments() const {
     Arguments out;
-    for (const auto& [name, list] : values) {
+    for (const auto& [name, value] : values) {
+      if (!value.empty()) out.set(name, {value});
+    }
+    for (const auto& [name, list] : lists) {
       if (!list.empty()) out.set(name, list);
     }
     for (const auto& [name, on] : flags) {
@@ -49,20 +53,20 @@ struct Given {
 };
 
 void add_positional(CLI::App& app, const VerbOption& option, Given& given) {
+  static constexpr std::string_view kMany = "…";
   std::string name(option.spec);
-  int at_least = 1, at_most = 1;
-  if (name.ends_with("…")) {
-    name.resize(name.size() - std::string_view("…").size());
-    at_least = 0;
-    at_most = 1 << 20;
-  } else if (name.ends_with("?")) {
-    name.pop_back();
-    at_least = 0;
+  const std::string help(option.help);
+  if (name.ends_with(kMany)) {
+    name.resize(name.size() - kMany.size());
+    auto& slot = given.lists.emplace_back(name, std::vector<std::string>{});
+    app.add_option(name, slot.second, help)->type_name("");
+    return;
   }
-  auto& slot = given.values.emplace_back(name, std::vector<std::string>{});
-  auto* added = app.add_option(name, slot.second, std::string(option.help));
-  added->expected(at_least, at_most)->type_name("");
-  if (at_least > 0) added->required();
+  const bool optional = name.ends_with("?");
+  if (optional) name.pop_back();
+  auto& slot = given.values.emplace_back(name, "");
+  auto* added = app.add_option(name, slot.second, help)->type_name("");
+  if (!optional) added->required();
 }
 
 void add_option(CLI::App& app, const VerbOption& option, Given& given) {
@@ -75,9 +79,9 @@ void add_option(CLI::App& app, const VerbOption& option, Given& given) {
     app.add_flag(flag, slot.second, std::string(option.help));
     return;
   }
-  auto& slot = given.values.emplace_back(name, std::vector<std::string>{});
+  auto& slot = given.values.emplace_back(name, "");
   auto* added = app.add_option(flag, slot.second, std::string(option.help));
-  added->expected(1)->type_name(std::string(option.spec.substr(space + 1)));
+  added->type_name(std::string(option.spec.substr(space + 1)));
   if (option.required) added->required();
 }
 

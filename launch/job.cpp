@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -23,6 +22,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
+#include "launch/cause.h"
 
 namespace thinwire {
 namespace {
@@ -36,26 +36,28 @@ struct Outcome {
   std::string text;
 };
 
+std::string one_line(std::string text) {
+  const std::size_t end = text.find('\n');
+  if (end != std::string::npos) text.resize(end);
+  return text;
+}
+
 Outcome run_body(const std::function<int(Communicator&)>& body) {
   try {
     // Unwinding past the communicator tells the other ranks.
     const auto world = make_communicator("auto");
     return {body(*world), false, ""};
   } catch (const UsageError& error) {
-    return {kExitUsage, false, error.what()};
-  } catch (const CommError& error) {
-    return {kExitFailed, true, error.what()};
-  } catch (const std::bad_alloc&) {
-    return {kExitFailed, false, "out of memory"};
+    return {kExitUsage, false, one_line(error.what())};
+  } catch (const RunIoError& error) {
+    return {kExitFailed, false, fmt::format("{} (IO)", one_line(error.what()))};
+  } catch (const IoError& error) {
+    return {kExitUsage, false, one_line(error.what())};
   } catch (const std::exception& error) {
-    return {kExitFailed, false, error.what()};
+    const bool comm = dynamic_cast<const CommError*>(&error) != nullptr;
+    return {kExitFailed, comm,
+            fmt::format("{} ({})", one_line(error.what()), cause_of(error))};
   }
-}
-
-std::string one_line(std::string text) {
-  const std::size_t end = text.find('\n');
-  if (end != std::string::npos) text.resize(end);
-  return text;
 }
 
 void print(const std::string& prefix, const std::string& text) {
@@ -120,8 +122,7 @@ int run_job(const std::function<int(Communicator&)>& body) {
     print("", one_line(error.what()));
     return kExitFailed;
   }
-  Outcome mine = run_body(body);
-  mine.text = one_line(std::move(mine.text));
+  const Outcome mine = run_body(body);
   try {
     return report(gather(*control, mine), rank);
   } catch (const CommError& error) {  // some rank is gone for good

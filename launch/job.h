@@ -6,9 +6,18 @@
 #include <functional>
 #include <string>
 
+#include "base/error.h"
+
 namespace thinwire {
 
 class Communicator;
+
+// A file that failed a run under way, where an IoError before it is bad input:
+// exit status 1 instead of 2.
+class RunIoError : public IoError {
+ public:
+  using IoError::IoError;
+};
 
 // Exit statuses that others rely on.
 inline constexpr int kExitDone = 0;

@@ -35,7 +35,7 @@ class Progress {
   std::int64_t first_ = 0, steps_ = 0;
   double loss_ = 0;                        // smoothed
   double seconds_ = 0, comm_seconds_ = 0;  // of the steps so far
-  Clock::time_point said_{};
+  Clock::time_point said_ = Clock::now();
 };
 
 // "1.23 MB", "4.0 GB": powers of 1000.

@@ -148,41 +148,4 @@ std::string describe_model(const Backbone& backbone, const Digest& identity) {
       with_commas(backbone.parameters().count()), identity.hex());
 }
 
-std::string describe_data(const ShardFolder& folder) {
-  const ShardIndex& index = folder.index();
-  const auto& lengths = folder.lengths();
-  double sum = 0;
-  for (const std::int32_t length : lengths) sum += length;
-  std::string out = fmt::format(
-      "task: {}\nsamples: {}\ntokens per sample: {:.1f} on average, longest "
-      "input {}{}\nvocabulary: {}\n",
-      index.task_kind, with_commas(index.samples),
-      lengths.empty() ? 0.0 : sum / static_cast<double>(lengths.size()),
-      index.max_input,
-      index.max_target > 0
-          ? fmt::format(", longest target {}", index.max_target)
-          : "",
-      with_commas(index.vocab_size));
-  if (index.labels == 0) return out;
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(index.labels));
-  constexpr std::int64_t kAtOnce = 4096;
-  for (std::int64_t at = 0; at < index.samples; at += kAtOnce) {
-    for (const Sample& s :
-         folder.read(at, std::min(kAtOnce, index.samples - at))) {
-      const auto label = static_cast<std::int64_t>(s.label);
-      if (label >= 0 && label < index.labels) {
-        ++counts[static_cast<std::size_t>(label)];
-      }
-    }
-  }
-  std::vector<std::vector<std::string>> rows{
-      {"label", "name", "samples", "share"}};
-  for (std::size_t i = 0; i < counts.size(); ++i) {
-    rows.push_back({std::to_string(i),
-                    i < index.label_names.size() ? index.label_names[i] : "",
-                    with_commas(counts[i]), share(counts[i], index.samples)});
-  }
-  return out + format_table(rows);
-}
-
 }  // namespace thinwire

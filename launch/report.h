@@ -17,7 +17,6 @@ std::string with_commas(std::int64_t number);  // 22,713,216
 // without scoring anything.
 std::string describe_config(OpenRun& run);
 std::string describe_delta(const Delta& delta);
-std::string describe_data(const ShardFolder& folder);
 std::string describe_model(const Backbone& backbone, const Digest& identity);
 
 }  // namespace thinwire

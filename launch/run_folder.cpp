@@ -97,6 +97,12 @@ void write_config(const std::string& folder, const std::string& config_text) {
 void write_summary(const std::string& folder,
                    const nlohmann::ordered_json& summary) {
   write_whole(fs::path(folder) / "summary.json", summary.dump(2) + "\n");
+  // The same as the last line of a log that is there.
+  const fs::path log = fs::path(folder) / "metrics.jsonl";
+  if (fs::exists(log)) {
+    std::ofstream(log, std::ios::binary | std::ios::app)
+        << summary.dump() << "\n";
+  }
 }
 
 }  // namespace thinwire

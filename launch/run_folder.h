@@ -16,8 +16,8 @@ class Communicator;
 void open_run_folder(Communicator& comm, const std::string& folder,
                      bool resume);
 
-// From here on the folder holds a run. Whole or not at all, like the summary.
-// Throws IoError.
+// From here on the folder holds a run. Whole or not at all, like the summary,
+// which is also the last line of metrics.jsonl. Throw IoError.
 void write_config(const std::string& folder, const std::string& config_text);
 void write_summary(const std::string& folder,
                    const nlohmann::ordered_json& summary);

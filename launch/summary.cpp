@@ -1,11 +1,10 @@
 #include "launch/summary.h"
 
 #include <fstream>
-#include <new>
 #include <sstream>
 
-#include "base/error.h"
 #include "comm/collectives.h"
+#include "launch/cause.h"
 #include "launch/metrics_log.h"
 
 namespace thinwire {
@@ -69,26 +68,6 @@ Json summary_json(const TrainSummary& s) {
   if (s.best) json["best"] = eval_json(*s.best);
   json["final"] = s.last ? eval_json(*s.last) : Json::object();
   return json;
-}
-
-std::string_view cause_of(const std::exception& error) {
-  const std::string_view text = error.what();
-  const auto says = [&](std::string_view words) {
-    return text.find(words) != std::string_view::npos;
-  };
-  if (dynamic_cast<const CommError*>(&error) != nullptr) {
-    if (says("is gone")) return "RANK_LOST";
-    if (says("differs")) return "DISAGREEMENT";
-    if (says("timed out") || says("timeout")) return "STALLED";
-    return "COMM";
-  }
-  if (dynamic_cast<const UsageError*>(&error) != nullptr) return "USAGE";
-  if (dynamic_cast<const IoError*>(&error) != nullptr) return "IO";
-  if (dynamic_cast<const InternalError*>(&error) != nullptr) return "INTERNAL";
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
-    return "OUT_OF_MEMORY";
-  }
-  return says("were not finite") ? "NON_FINITE" : "RUN";
 }
 
 Json failure_json(const std::exception& error) {

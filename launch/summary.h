@@ -13,10 +13,6 @@ nlohmann::ordered_json summary_json(const TrainSummary& summary);
 // Of a run that threw `error`: its cause by name (docs/errors.md) and text.
 nlohmann::ordered_json failure_json(const std::exception& error);
 
-// USAGE, IO, RANK_LOST, STALLED, DISAGREEMENT, COMM, OUT_OF_MEMORY, INTERNAL or
-// RUN.
-std::string_view cause_of(const std::exception& error);
-
 std::int64_t peak_rss_bytes();  // of this process, from /proc
 
 }  // namespace thinwire

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "data/describe.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/report.h"
@@ -25,7 +26,7 @@ int run(const Arguments& arguments, Communicator& comm) {
                 folder->path().c_str(),
                 with_commas(folder->index().samples).c_str());
   } else {
-    std::fputs(describe_data(*folder).c_str(), stdout);
+    std::fputs(describe(*folder).c_str(), stdout);
   }
   return kExitDone;
 }

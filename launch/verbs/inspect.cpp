@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "data/describe.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/report.h"
@@ -39,7 +40,7 @@ std::string inspect(const std::string& what,
   }
   if (fs::is_directory(path)) {
     if (fs::exists(path / "index.json")) {
-      return describe_data(*open_shard_folder(what));
+      return describe(*open_shard_folder(what));
     }
     if (fs::exists(path / "delta.safetensors")) {
       return inspect_delta((path / "delta.safetensors").string());

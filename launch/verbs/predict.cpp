@@ -2,13 +2,14 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <memory>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "data/decode.h"
 #include "dist/evaluate.h"
-#include "launch/detokenise.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/verbs/verbs.h"
@@ -18,14 +19,16 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json line_of(const Prediction& p, const ShardFolder& folder) {
+bool writes_text(const ShardIndex& index) {
+  return index.task_kind == "text_to_text" ||
+         index.task_kind == "span_corruption";
+}
+
+Json line_of(const Prediction& p, const ShardIndex& index,
+             const TextDecoder* decoder) {
   Json json = {{"id", p.sample}};
-  const ShardIndex& index = folder.index();
-  if (!p.tokens.empty() || index.task_kind == "text_to_text" ||
-      index.task_kind == "span_corruption") {
-    if (!folder.vocabulary().empty()) {
-      json["text"] = detokenise(p.tokens, folder.vocabulary());
-    }
+  if (decoder != nullptr) {
+    json["text"] = decoder->text(p.tokens);
     json["tokens"] = p.tokens;
     return json;
   }
@@ -47,11 +50,16 @@ void write_lines(const std::string& path,
   if (file == nullptr) {
     fail<IoError>("--output {}: cannot write: {}", path, std::strerror(errno));
   }
+  std::optional<TextDecoder> decoder;
+  if (writes_text(folder.index())) {
+    decoder.emplace(
+        (std::filesystem::path(folder.path()) / "vocab.json").string());
+  }
   bool good = true;
   for (const Prediction& p : predictions) {
     const std::string line =
-        line_of(p, folder).dump(-1, ' ', false,
-                                Json::error_handler_t::replace) +
+        line_of(p, folder.index(), decoder ? &*decoder : nullptr)
+            .dump(-1, ' ', false, Json::error_handler_t::replace) +
         "\n";
     good =
         std::fwrite(line.data(), 1, line.size(), file) == line.size() && good;

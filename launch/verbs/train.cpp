@@ -100,6 +100,9 @@ int run(const Arguments& arguments, Communicator& comm) {
         spdlog::info("{}", second.what());  // the first error is the news
       }
     }
+    if (dynamic_cast<const IoError*>(&error) != nullptr) {
+      fail<RunIoError>("{}", error.what());
+    }
     throw;
   }
 }

@@ -1,0 +1,13 @@
+// Why a run failed, by name (docs/errors.md).
+#pragma once
+
+#include <exception>
+#include <string_view>
+
+namespace thinwire {
+
+// USAGE, IO, RANK_LOST, STALLED, DISAGREEMENT, COMM, NON_FINITE, OUT_OF_MEMORY,
+// INTERNAL or RUN.
+std::string_view cause_of(const std::exception& error);
+
+}  // namespace thinwire

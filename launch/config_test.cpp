@@ -1,0 +1,135 @@
+#include "launch/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+
+#include "base/error.h"
+#include "launch/config_fields.h"
+
+namespace thinwire {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr const char* kGood = R"(
+model: {path: DIR}
+task: {kind: classify, labels: 3}
+data: {train: A, eval: B, batch_size: 8}
+peft:
+  - {method: lora, r: 4, target_modules: [query, value]}
+  - {method: head}
+train: {steps: 20, lr: 2e-3, schedule: cosine}
+output: "runs/a b: c"
+)";
+
+std::string write(const std::string& text) {
+  const std::string path =
+      testing::TempDir() + "/config_test_" + std::to_string(getpid()) + ".yaml";
+  std::ofstream(path) << text;
+  return path;
+}
+
+std::string error_of(const std::vector<std::string>& overrides) {
+  try {
+    load_run_config(write(kGood), overrides);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "accepted: " << testing::PrintToString(overrides);
+  return "";
+}
+
+TEST(RunConfig, ReadsWhatIsGivenAndFillsDefaults) {
+  const RunConfig c = load_run_config(write(kGood), {});
+  EXPECT_EQ(c.model.path, "DIR");
+  EXPECT_EQ(c.task_kind, "classify");
+  EXPECT_EQ(c.task.at("labels"), 3);
+  EXPECT_EQ(c.train.batch_size, 8);
+  EXPECT_EQ(c.train.lr, 2e-3);
+  EXPECT_EQ(c.train.schedule, "cosine");
+  EXPECT_EQ(c.train.beta2, 0.999);
+  EXPECT_EQ(c.train.dropout, -1);
+  ASSERT_EQ(c.peft.size(), 2u);
+  EXPECT_EQ(c.peft[0].config.at("r"), 4);
+  EXPECT_EQ(c.peft[0].config.at("alpha"), 16.0);
+  EXPECT_EQ(make_methods(c)[1]->id(), "head");
+}
+
+TEST(RunConfig, ResolvedTextReadsBackAsItself) {
+  const RunConfig c = load_run_config(write(kGood), {"train.lr=3.3e-5"});
+  const RunConfig again = load_run_config(write(c.text), {});
+  EXPECT_EQ(again.text, c.text);
+  EXPECT_EQ(again.output, "runs/a b: c");
+  EXPECT_EQ(again.train.lr, 3.3e-5);
+}
+
+TEST(RunConfig, DefaultsOfTheTableAreThoseOfTheTrainer) {
+  const RunConfig c = load_run_config(
+      write("model: {path: D}\ntask: {kind: classify, labels: 2}\n"
+            "peft: [{method: head}]\n"),
+      {});
+  const TrainOptions plain;
+  EXPECT_EQ(c.train.batch_size, plain.batch_size);
+  EXPECT_EQ(c.train.lr, plain.lr);
+  EXPECT_EQ(c.train.epsilon, plain.epsilon);
+  EXPECT_EQ(c.train.clip, plain.clip);
+  EXPECT_EQ(c.train.schedule, plain.schedule);
+  EXPECT_EQ(c.train.max_skips, plain.max_skips);
+  EXPECT_EQ(c.train.state_policy, plain.state_policy);
+  EXPECT_EQ(c.train.bucket_window, plain.bucket_window);
+  EXPECT_EQ(c.train.queue_batches, plain.queue_batches);
+  EXPECT_EQ(c.train.keep, plain.keep);
+  EXPECT_EQ(c.train.dropout, plain.dropout);
+}
+
+TEST(RunConfig, RefusalsNameKeyPlaceAndNearest) {
+  EXPECT_THAT(error_of({"train.stpes=3"}), HasSubstr("train.steps"));
+  EXPECT_THAT(error_of({"trian.steps=3"}), HasSubstr("did you mean train"));
+  EXPECT_THAT(error_of({"peft.0.rank=3"}), HasSubstr("peft.0.rank"));
+  EXPECT_THAT(error_of({"peft.0.method=lroa"}), HasSubstr("lora"));
+  EXPECT_THAT(error_of({"peft.0.method=lroa"}), HasSubstr(".yaml"));
+  EXPECT_THAT(error_of({"task.kind=clasify"}), HasSubstr("classify"));
+  EXPECT_THAT(error_of({"train.steps=1.5"}), HasSubstr("whole number"));
+  EXPECT_THAT(error_of({"train.steps=-1"}), HasSubstr("at least 0"));
+  EXPECT_THAT(error_of({"train.lr=fast"}), HasSubstr("a number"));
+  EXPECT_THAT(error_of({"train.lr=.nan"}), HasSubstr("a number"));
+  EXPECT_THAT(error_of({"train.nesterov=1"}), HasSubstr("true or false"));
+  EXPECT_THAT(error_of({"train.schedule=step"}), HasSubstr("cosine"));
+  EXPECT_THAT(error_of({"train={}", "train.lr={a: 1}"}), HasSubstr("a map"));
+  EXPECT_THAT(error_of({"model.config=x"}), HasSubstr("either path"));
+  EXPECT_THAT(error_of({"model.path=~"}), HasSubstr("either path"));
+  EXPECT_THAT(error_of({"peft=[]"}), HasSubstr("list of methods"));
+  EXPECT_THAT(error_of({"peft.0={r: 4}"}), HasSubstr("peft.0.method"));
+  EXPECT_THAT(error_of({"task={kind: classify}"}), HasSubstr("task.labels"));
+  EXPECT_THAT(error_of({"train.epochs=2"}), HasSubstr("both set"));
+  EXPECT_THAT(error_of({"comm.sync_every=4"}), HasSubstr("must be 1"));
+}
+
+TEST(RunConfig, HelpListsEveryKey) {
+  const std::string help = config_help();
+  for (const Section& section : config_sections()) {
+    for (const SectionField& f : section.fields) {
+      EXPECT_THAT(help, HasSubstr("  " + std::string(f.field.name) + " "));
+    }
+  }
+  for (const MethodInfo& m : methods()) {
+    EXPECT_THAT(help, HasSubstr("method: " + std::string(m.id)));
+  }
+}
+
+TEST(Yaml, Emits) {
+  const nlohmann::ordered_json json = {{"a", nullptr},
+                                       {"b", {{"c", "true"}, {"d", 0.1}}},
+                                       {"e", {"x", "y z"}},
+                                       {"f", {{{"g", 1}, {"h", 2}}}}};
+  EXPECT_EQ(to_yaml(json),
+            "a: ~\nb:\n  c: \"true\"\n  d: 0.1\ne: [x, \"y z\"]\nf:\n"
+            "  - g: 1\n    h: 2\n");
+}
+
+}  // namespace
+}  // namespace thinwire
