@@ -27,8 +27,8 @@ namespace thinwire {
 enum class ReduceOp { kSum, kMax, kMin };
 
 struct OpOptions {
-  std::string_view tag = "";     // what is exchanged, for messages
-  double timeout_seconds = 0;    // end to end; 0: the communicator's default
+  std::string_view tag = "";   // what is exchanged, for messages
+  double timeout_seconds = 0;  // end to end; 0: the communicator's default
 };
 
 // Bytes handed to the transport by this rank, headers of lower layers not

@@ -88,9 +88,11 @@ class Patience {
   // Whether clock, peers and notices are worth a look: not on the first polls.
   bool look() { return ++polls_ % (crowded_ ? 8 : 64) == 0; }
 
+  // Yields soon even where each rank should have a core: two ranks that the
+  // scheduler has put on one would else wait for each other's time slices.
   void rest(SteadyClock::duration waited) const {
     if (waited < microseconds(crowded_ ? 100 : 2000)) {
-      if (crowded_) sched_yield();
+      if (crowded_ || waited > microseconds(20)) sched_yield();
       return;
     }
     std::this_thread::sleep_for(std::clamp<SteadyClock::duration>(
