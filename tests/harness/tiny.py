@@ -13,6 +13,7 @@ import tempfile
 from tests.harness import jobs
 
 LABELS = 3
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>"]
 WORDS = [f"w{i}" for i in range(200)]
 
 
@@ -26,8 +27,7 @@ def folder():
 def _write_tokenizer(path):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocab = {w: i for i, w in enumerate(special + WORDS)}
+    vocab = {w: i for i, w in enumerate(SPECIAL + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -37,14 +37,15 @@ def _write_tokenizer(path):
     with open(os.path.join(path, "tokenizer_config.json"), "w",
               encoding="utf-8") as f:
         json.dump({"pad_token": "[PAD]", "unk_token": "[UNK]",
-                   "cls_token": "[CLS]", "sep_token": "[SEP]"}, f)
+                   "cls_token": "[CLS]", "sep_token": "[SEP]",
+                   "eos_token": "</s>"}, f)
 
 
 def bert_config():
     return {"model_type": "bert", "architectures": ["BertModel"],
             "hidden_size": 32, "num_attention_heads": 4,
             "num_hidden_layers": 2, "intermediate_size": 48,
-            "vocab_size": len(WORDS) + 4, "max_position_embeddings": 40,
+            "vocab_size": len(SPECIAL + WORDS), "max_position_embeddings": 40,
             "type_vocab_size": 2, "hidden_act": "gelu",
             "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
             "layer_norm_eps": 1e-12, "pad_token_id": 0,
@@ -108,13 +109,13 @@ def t5_config():
                    "architectures": ["T5ForConditionalGeneration"],
                    "d_model": 32, "d_kv": 12, "num_heads": 3, "d_ff": 40,
                    "num_layers": 2, "num_decoder_layers": 1,
-                   "vocab_size": len(WORDS) + 4,
+                   "vocab_size": len(SPECIAL + WORDS),
                    "relative_attention_num_buckets": 8,
                    "relative_attention_max_distance": 16,
                    "dropout_rate": 0.1, "layer_norm_epsilon": 1e-6,
                    "feed_forward_proj": "gated-gelu",
                    "tie_word_embeddings": False, "pad_token_id": 0,
-                   "eos_token_id": 3, "decoder_start_token_id": 0,
+                   "eos_token_id": 4, "decoder_start_token_id": 0,
                    "initializer_factor": 1.0}, f)
     return path
 

@@ -21,6 +21,10 @@ class Program(unittest.TestCase):
         self.assertEqual(result.status, 0, result.err)
         return result.out
 
+    def read(self, folder, name):
+        with open(os.path.join(folder, name), encoding="utf-8") as f:
+            return f.read()
+
     def test_run_folder_is_complete(self):
         names = set(os.listdir(self.folder))
         self.assertLessEqual({"config.yaml", "metrics.jsonl", "summary.json",
@@ -106,7 +110,7 @@ class Program(unittest.TestCase):
         self.assertIn("lora", text)
         text = self.ok("inspect", tiny.classify_shards("eval"))
         self.assertRegex(text, r"samples +90\b")
-        self.assertIn("24,000", self.ok("inspect", tiny.bert()))
+        self.assertIn("24,032", self.ok("inspect", tiny.bert()))
 
     def test_check_starts_nothing(self):
         output = tiny.fresh_output("checked")
@@ -119,10 +123,8 @@ class Program(unittest.TestCase):
         output = tiny.fresh_output("again")
         self.ok("train", os.path.join(self.folder, "config.yaml"),
                 f"output={output}", "train.steps=7", ranks=2)
-        text = open(os.path.join(output, "config.yaml"),
-                    encoding="utf-8").read()
-        want = open(os.path.join(self.folder, "config.yaml"),
-                    encoding="utf-8").read()
+        text, want = [self.read(folder, "config.yaml")
+                      for folder in (output, self.folder)]
         self.assertEqual(text.replace(output, "X").replace("steps: 7", "S"),
                          want.replace(self.folder, "X").replace("steps: 150",
                                                                 "S"))
