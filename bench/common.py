@@ -9,7 +9,8 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BINARY = os.path.join(ROOT, "build", "release", "thinwire")
+BINARY = os.environ.get("THINWIRE_BINARY", os.path.join(
+    ROOT, "build", "release", "thinwire"))
 VENV = os.path.join(ROOT, ".venv", "bin", "python")
 T5_SHAPES = {
     "t5-small": dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6,

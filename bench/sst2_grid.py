@@ -20,14 +20,13 @@ from common import (BINARY, ROOT, VENV, machine, median, mpi_environment,
                     read_metrics, save, table)
 
 METHODS = {
-    "head": ("[{method: head}]", [1e-3, 3e-3, 1e-2]),
-    "full": ("[{method: full}]", [3e-5, 5e-5, 1e-4]),
     "fish": ("[{method: fish_mask, density: 0.005, samples: 256}]",
              [5e-4, 1e-3, 2e-3]),
     "fish_no_pooler": ("[{method: fish_mask, density: 0.005, samples: 256, "
                        "exclude: [pooler]}]", [5e-4, 1e-3, 2e-3]),
     "lora": ("[{method: lora, r: 8, alpha: 16, target_modules: all-linear}]",
              [5e-4, 1e-3, 2e-3]),
+    "full": ("[{method: full}]", [5e-5, 1e-4, 2e-4]),
 }
 
 
@@ -56,7 +55,7 @@ def run(args, model, method, lr, steps, seed):
     with open(path, "w") as f:
         f.write(f"""
 model: {{path: {model}}}
-task: {{kind: classify, labels: 2}}
+task: {{kind: classify, labels: 2, head_seed: {seed}}}
 data: {{train: {args.work}/train, eval: {args.work}/eval, batch_size: 16, seed: {seed}}}
 peft: {METHODS[method][0]}
 train: {{steps: {steps}, lr: {lr}, warmup: 50, clip: 1.0, schedule: linear,
