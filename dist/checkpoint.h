@@ -1,11 +1,11 @@
 // Checkpoints: a folder that is either whole or not there.
 //
 // checkpoints/step-N/: delta.safetensors (peft/delta_file.h),
-// optimizer.safetensors (flat state vectors), state.json (step, data position,
-// best metric, counters, config text), manifest.json (size and XXH3-128 of each
-// file, written last). Written to checkpoints/.tmp-step-N, every file and
-// folder fsynced, then renamed. Leftover temporary folders are swept when a run
-// starts.
+// optimizer.safetensors (flat state vectors, every rank's buffers), state.json
+// (step, data position, best metric, counters, config text), manifest.json
+// (size and XXH3-128 of each file, written last). Written to
+// checkpoints/.tmp-step-N, every file and folder fsynced, then renamed.
+// Leftover temporary folders are swept when a run starts.
 #pragma once
 
 #include <cstdint>

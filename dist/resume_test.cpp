@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "dist/checkpoint.h"
-#include "dist/phased_mask.h"
 #include "dist/testing.h"
 
 namespace thinwire {
@@ -28,6 +27,14 @@ Job base_job(bool text) {
   job.options.bucket_window = 16;
   job.options.keep = 1000;
   return job;
+}
+
+std::pair<std::string, Config> fish(std::int64_t warmup, std::int64_t remask) {
+  return {"fish_mask",
+          {{"density", 0.1},
+           {"samples", 10},
+           {"warmup_steps", warmup},
+           {"remask_every", remask}}};
 }
 
 std::string step_folder(const std::string& run, std::int64_t step) {
@@ -131,12 +138,7 @@ TEST(Resume, OfMomentumAndInTheMiddleOfAnEpoch) {
 TEST(Resume, AcrossPhases) {
   for (const StatePolicy policy : {StatePolicy::kDrop, StatePolicy::kCarry}) {
     Job job = base_job(false);
-    job.methods = {{"head", Config::object()}};
-    job.make_methods = [] {
-      std::vector<std::unique_ptr<Method>> methods;
-      methods.push_back(std::make_unique<PhasedMask>(20, 50, 10));
-      return methods;
-    };
+    job.methods = {fish(20, 50)};
     job.options.steps = 80;
     job.options.checkpoint_every = 5;
     job.options.eval_every = 20;
@@ -147,12 +149,7 @@ TEST(Resume, AcrossPhases) {
 
 TEST(Resume, PhasesHappenOnceAndLeaveTheRestAlone) {
   Job job = base_job(false);
-  job.methods.clear();
-  job.make_methods = [] {
-    std::vector<std::unique_ptr<Method>> methods;
-    methods.push_back(std::make_unique<PhasedMask>(0, 4, 10));
-    return methods;
-  };
+  job.methods = {fish(0, 4)};
   job.options.steps = 10;
   job.options.weight_decay = 0.1;
   Job still = job;
@@ -169,15 +166,10 @@ TEST(Resume, PhasesHappenOnceAndLeaveTheRestAlone) {
 // it has the loss that the step would have had without.
 TEST(Resume, ABoundaryDoesNotMoveTheModel) {
   Job job = base_job(false);
-  job.methods.clear();
   job.options.steps = 5;
   const auto with = [&](std::int64_t warmup) {
     Job j = job;
-    j.make_methods = [warmup] {
-      std::vector<std::unique_ptr<Method>> methods;
-      methods.push_back(std::make_unique<PhasedMask>(warmup, 50, 10));
-      return methods;
-    };
+    j.methods = {fish(warmup, 50)};
     return run_job(j, 1)[0].seen.steps;
   };
   const auto cut = with(4), uncut = with(40);

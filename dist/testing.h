@@ -200,7 +200,6 @@ struct Job {
   // Changes this rank's run before it begins; its thread is the rank's.
   std::function<void(TrainRun&, int rank)> edit;
   std::function<std::unique_ptr<Task>(std::unique_ptr<Task>, int rank)> wrap;
-  std::function<std::vector<std::unique_ptr<Method>>()> make_methods;
   std::function<void(const StepRecord&, int rank)> on_step;
   TrainRun::Request (*request)() = nullptr;
 };
@@ -242,7 +241,6 @@ inline Result run_job(const Job& job, Communicator& comm) {
   task->add_head(*backbone, *source);
   if (job.wrap) task = job.wrap(std::move(task), comm.rank());
   std::vector<std::unique_ptr<Method>> methods;
-  if (job.make_methods) methods = job.make_methods();
   for (const auto& [id, config] : job.methods) {
     methods.push_back(make_method(id, config));
   }

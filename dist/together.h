@@ -17,9 +17,15 @@ inline std::string first_line(const std::exception& e) {
   return text.substr(0, text.find('\n'));
 }
 
+// Thrown on every rank alike: nothing is left to agree on.
+class AgreedError : public UsageError {
+ public:
+  using UsageError::UsageError;
+};
+
 // Runs f on this rank and agrees the outcome: if it threw anywhere, every rank
-// throws UsageError with the lowest failing rank's line. CommError goes through
-// at once: there is nobody left to agree with.
+// throws AgreedError with the lowest failing rank's line. CommError goes
+// through at once: there is nobody left to agree with.
 template <class F>
 auto together(Communicator& comm, F&& f) {
   std::optional<decltype(f())> result;
@@ -28,11 +34,17 @@ auto together(Communicator& comm, F&& f) {
     result.emplace(f());
   } catch (const CommError&) {
     throw;
+  } catch (const AgreedError&) {
+    throw;
   } catch (const std::exception& e) {
     error = first_line(e);
     if (error.empty()) error = "failed without a message";
   }
-  agree_ok(comm, error);
+  try {
+    agree_ok(comm, error);
+  } catch (const UsageError& e) {
+    throw AgreedError(e.what());
+  }
   return std::move(*result);
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "dist/buffers.h"
 #include "dist/checkpoint.h"
 #include "dist/durable.h"
 #include "dist/evaluate.h"
@@ -159,6 +160,7 @@ void Trainer::resume(Resumed from) {
   delta_ = std::move(c.delta);
   optimizer_.emplace(options_, delta_);
   optimizer_->load(c.optimizer, from.folder);
+  restore_buffers(c.optimizer, comm_.rank(), comm_.size(), delta_, from.folder);
   loader_->seek(static_cast<std::uint64_t>(state_.samples / batch));
   saved_step_ = state_.step;
   const auto rank = static_cast<std::size_t>(comm_.rank());
@@ -240,7 +242,11 @@ void Trainer::checkpoint() {
   }
   const std::string folder =
       path(fmt::format("checkpoints/step-{}", state_.step));
-  save(folder, optimizer_->state());
+  NamedTensors tensors = optimizer_->state();
+  for (auto& buffer : gather_buffers(comm_, delta_)) {
+    tensors.push_back(std::move(buffer));
+  }
+  save(folder, tensors);
   if (comm_.rank() == 0) {
     try {
       prune_checkpoints(path("checkpoints"), options_.keep);

@@ -92,6 +92,24 @@ TEST_P(Equivalence, AccumulationIsOneLargeBatch) {
   expect_same_run(one, run_job(job, 2)[0]);
 }
 
+// Masks are scored over all ranks' data: the same numbers for any of them.
+TEST_P(Equivalence, MasksTakenOnTheWayAreTheSame) {
+  Job job = sgd_job(GetParam());
+  job.methods = {{"fish_mask",
+                  {{"density", 0.1},
+                   {"samples", 10},
+                   {"warmup_steps", 2},
+                   {"remask_every", 2}}}};
+  job.options.batch_size = 8;
+  const Result one = run_job(job, 1)[0];
+  EXPECT_EQ(one.seen.phases, (std::vector<std::int64_t>{2, 4}));
+  job.options.batch_size = 2;
+  for (const Result& r : run_job(job, 4)) {
+    EXPECT_EQ(r.summary.trainable_parameters, one.summary.trainable_parameters);
+    expect_same_run(one, r);
+  }
+}
+
 TEST(Trainer, LossFallsAndTheSummaryAdds) {
   Job job = sgd_job(false);
   job.methods = {{"lora", {{"r", 4}, {"target_modules", "all-linear"}}}};
@@ -124,6 +142,21 @@ TEST(Trainer, WhatIsNotInTheDeltaStaysBitIdentical) {
   for (const Result& r : run_job(job, 2)) {
     EXPECT_GT(r.frozen_after.size(), 30u);
     EXPECT_EQ(r.frozen_after, r.frozen_before);
+  }
+}
+
+// Nothing moves and every step sees all samples, so that the loss changes with
+// dropout's numbers alone: other ones at every step, none at rate 0.
+TEST(Trainer, DropoutIsDrawnAnewAtEveryStepAndCanBeTurnedOff) {
+  Job job = sgd_job(true);
+  job.options.lr = 0;
+  job.options.batch_size = 13;
+  const auto with = losses(run_job(job, 2)[0]);
+  for (std::size_t i = 1; i < with.size(); ++i) EXPECT_NE(with[i], with[0]);
+  job.options.dropout = 0;
+  const auto without = losses(run_job(job, 2)[0]);
+  for (const double loss : without) {
+    EXPECT_NEAR(loss, without[0], 1e-6 * loss);
   }
 }
 
