@@ -27,22 +27,22 @@ double lap(Clock::time_point& since) {
 
 }  // namespace
 
-// What rides with the gradient; summed over ranks by the exchange. After the
-// fixed numbers come the samples of each task that some entry asks about.
+// What rides with the gradient, summed over ranks by the exchange: 32 bytes,
+// then the samples of each task that some entry asks about.
 struct Stepper::Header {
-  enum Slot {
-    kLoss,
-    kWeight,
-    kSamples,
-    kTokens,
-    kNonFinite,
-    kErrors,
-    kCheckpoint,
-    kStop,
-    kFixed
-  };
+  enum Slot { kLoss, kWeight, kTokens, kVotes, kFixed };
+  // Ranks that vote for something are counted in 12 bits each of one double,
+  // which holds 53 exactly.
+  enum Vote { kNonFinite, kError, kCheckpoint, kStop };
+  static constexpr double kMostRanks = 4096;
+
   explicit Header(std::size_t tasks) : numbers(kFixed + tasks, 0.0) {}
   double& operator[](std::size_t i) { return numbers[i]; }
+  void vote(Vote v) { numbers[kVotes] += std::pow(kMostRanks, v); }
+  bool voted(Vote v) const {
+    const double above = std::floor(numbers[kVotes] / std::pow(kMostRanks, v));
+    return std::fmod(above, kMostRanks) > 0;
+  }
   std::vector<double> numbers;
 };
 
@@ -51,7 +51,10 @@ Stepper::Stepper(const TrainRun& run, Loader& loader, std::int64_t steps)
       options_(run.options),
       loader_(loader),
       steps_(steps),
-      schedule_(parse_schedule(run.options.schedule)) {}
+      schedule_(parse_schedule(run.options.schedule)) {
+  THINWIRE_ASSERT(run.comm->size() < Header::kMostRanks, "{} ranks",
+                  run.comm->size());
+}
 
 void Stepper::use(Delta& delta, Optimizer& optimizer) {
   delta_ = &delta;
@@ -75,7 +78,6 @@ void Stepper::micro_batch(std::int64_t index, StepRecord& record,
              static_cast<std::size_t>(asked - tasks_.begin())] += 1;
     }
   }
-  header[Header::kSamples] += static_cast<double>(batch.samples.size());
   record.data_ms += lap(clock);
 
   ForwardContext ctx;
@@ -132,7 +134,7 @@ StepOutcome Stepper::step(std::int64_t index) {
     // The other ranks wait in the exchange: the news rides in it.
     error = first_line(e);
     std::ranges::fill(header.numbers, 0.0);
-    header[Header::kErrors] = 1;
+    header.vote(Header::kError);
     delta_->zero_grads();
   }
   auto clock = Clock::now();
@@ -142,11 +144,12 @@ StepOutcome Stepper::step(std::int64_t index) {
   } else if (!std::isfinite(header[Header::kLoss])) {
     culprit = "the loss";
   }
-  header[Header::kNonFinite] = culprit.empty() ? 0 : 1;
+  if (!culprit.empty()) header.vote(Header::kNonFinite);
   const auto request =
       run_.request == nullptr ? TrainRun::Request::kNone : run_.request();
-  header[Header::kCheckpoint] = request == TrainRun::Request::kCheckpoint;
-  header[Header::kStop] = request == TrainRun::Request::kStop;
+  using Request = TrainRun::Request;
+  if (request == Request::kCheckpoint) header.vote(Header::kCheckpoint);
+  if (request == Request::kStop) header.vote(Header::kStop);
   record.backward_ms += lap(clock);
 
   reducer_->ready(0, delta_->size());
@@ -155,13 +158,14 @@ StepOutcome Stepper::step(std::int64_t index) {
   record.comm_exposed_ms = stats.seconds_blocked * 1e3;
   record.sent_bytes = stats.bytes_sent;
   record.received_bytes = stats.bytes_received;
-  if (header[Header::kErrors] > 0) agree_ok(*run_.comm, error);
+  if (header.voted(Header::kError)) agree_ok(*run_.comm, error);
 
   const double weight = header[Header::kWeight];
-  record.samples = std::llround(header[Header::kSamples]);
+  record.samples =
+      options_.batch_size * options_.accumulation * run_.comm->size();
   record.tokens = std::llround(header[Header::kTokens]);
-  outcome.checkpoint = header[Header::kCheckpoint] > 0;
-  outcome.stop = header[Header::kStop] > 0;
+  outcome.checkpoint = header.voted(Header::kCheckpoint);
+  outcome.stop = header.voted(Header::kStop);
   outcome.no_weight = weight == 0;
   record.loss = header[Header::kLoss] / (weight == 0 ? 1 : weight);
 
@@ -173,7 +177,7 @@ StepOutcome Stepper::step(std::int64_t index) {
   const GradientScale scale = scale_gradient(
       *delta_, active, weight == 0 ? 1 : 1 / weight, options_.clip);
   record.grad_norm = scale.norm;
-  if (header[Header::kNonFinite] > 0 || !scale.finite ||
+  if (header.voted(Header::kNonFinite) || !scale.finite ||
       !std::isfinite(record.loss)) {
     record.skipped = true;
     outcome.nonfinite = name_culprits(culprit);
