@@ -1,0 +1,199 @@
+// Counts of trainable numbers, from shapes alone, against the published ones.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "peft/testing.h"
+
+namespace thinwire {
+namespace {
+
+using testing::count_bert;
+using testing::count_t5;
+using Json = nlohmann::ordered_json;
+
+std::int64_t count(const Backbone& backbone, const char* method, Json config) {
+  return testing::declare(*make_method(method, config), backbone).trainable();
+}
+
+Json mask(double density) { return {{"density", density}}; }
+
+struct Bert {
+  const char* name;
+  std::int64_t layers, d, vocab, labels;
+  std::int64_t all, at_0008, at_005;  // of all numbers, head included
+};
+
+TEST(Counts, FishMaskOnBert) {
+  const Bert cases[] = {
+      {"base-cased", 12, 768, 28996, 2, 108311810, 86649, 541559},
+      {"base-uncased", 12, 768, 30522, 2, 109483778, 87587, 547418},
+      {"large-cased", 24, 1024, 28996, 2, 333581314, 266865, 1667906},
+      {"large-cased, 3 labels", 24, 1024, 28996, 3, 333582339, 266865, 1667911},
+      {"large-uncased", 24, 1024, 30522, 2, 335143938, 268115, 1675719},
+  };
+  for (const Bert& c : cases) {
+    const auto bert = count_bert(c.layers, c.d, c.vocab, c.labels);
+    EXPECT_EQ(bert->parameters().count(), c.all) << c.name;
+    EXPECT_EQ(count(*bert, "fish_mask", mask(0.0008)), c.at_0008) << c.name;
+    const Delta d =
+        testing::declare(*make_method("fish_mask", mask(0.005)), *bert);
+    EXPECT_EQ(d.trainable(), c.at_005) << c.name;
+    std::int64_t head = 0;
+    for (const DeltaEntry& e : d.entries()) head += e.head ? e.count : 0;
+    EXPECT_EQ(head, c.labels * (c.d + 1)) << c.name;
+    Json outside = mask(0.005);
+    outside["count_head_in_budget"] = false;
+    EXPECT_EQ(count(*bert, "fish_mask", outside), c.at_005 + head) << c.name;
+  }
+}
+
+TEST(Counts, FishMaskOnT5) {
+  const auto t5 = count_t5(12, 768, 12, 64, 3072);
+  EXPECT_EQ(t5->parameters().count(), 222903552);
+  EXPECT_EQ(count(*t5, "fish_mask", mask(0.0008)), 178322);
+  EXPECT_EQ(count(*t5, "fish_mask", mask(0.005)), 1114517);
+}
+
+TEST(Counts, BitFit) {
+  const Json all = {{"train_head", false}};
+  const auto base = count_bert(12, 768, 28996, 2);
+  const auto large = count_bert(24, 1024, 28996, 2);
+  EXPECT_EQ(count(*base, "bitfit", all), 102912);
+  EXPECT_EQ(count(*large, "bitfit", all), 272384);
+  EXPECT_EQ(count(*base, "bitfit", Json::object()), 102912 + 1538);
+  EXPECT_EQ(
+      count(*base, "bitfit", {{"train_head", false}, {"exclude_key", true}}),
+      102912 - 12 * 768);
+  const auto terms = [&](const Backbone& b, Json list) {
+    return count(
+        b, "bitfit",
+        {{"terms", list}, {"train_head", false}, {"train_pooler", false}});
+  };
+  EXPECT_EQ(terms(*base, {"query", "intermediate"}), 46080);
+  EXPECT_EQ(terms(*base, {"intermediate"}), 36864);
+  EXPECT_EQ(terms(*base, {"query"}), 9216);
+  EXPECT_EQ(terms(*large, {"query", "intermediate"}), 122880);
+  EXPECT_EQ(terms(*base, {"output"}), 2 * 12 * 768);  // the attention's too
+  EXPECT_EQ(
+      count(*base, "bitfit", {{"terms", {"query"}}, {"train_head", false}}),
+      9216 + 768);  // the pooler's goes with every selection
+}
+
+TEST(Counts, Lora) {
+  const Json all_three = {{"r", 8}};
+  EXPECT_EQ(count(*count_t5(12, 768, 12, 64, 3072), "lora", all_three), 884736);
+  EXPECT_EQ(count(*count_t5(24, 1024, 16, 64, 4096), "lora", all_three),
+            2359296);
+  EXPECT_EQ(count(*count_t5(24, 1024, 32, 128, 16384), "lora", all_three),
+            5898240);
+  EXPECT_EQ(count(*count_bert(12, 768, 30522, 2), "lora", all_three), 296450);
+  EXPECT_EQ(count(*count_bert(24, 1024, 30522, 2), "lora", all_three), 788482);
+}
+
+TEST(Counts, HoulsbyOnBert) {
+  const auto base = count_bert(12, 768, 30522, 2);
+  const auto large = count_bert(24, 1024, 30522, 2);
+  const auto adapters = [](const Backbone& b, Json width, bool norms) {
+    width["layer_norms"] = norms;
+    width["train_head"] = false;
+    return count(b, "houlsby", width);
+  };
+  EXPECT_EQ(adapters(*base, {{"bottleneck", 64}}, false), 2379264);
+  EXPECT_EQ(adapters(*base, {{"bottleneck", 64}}, true), 2417664);
+  EXPECT_EQ(count(*base, "houlsby", Json::object()), 2419202);
+  EXPECT_EQ(adapters(*base, {{"reduction_factor", 16}}, false), 1789056);
+  EXPECT_EQ(adapters(*base, {{"bottleneck", 48}}, true), 1827456);
+  EXPECT_EQ(adapters(*large, {{"bottleneck", 64}}, false), 6343680);
+  EXPECT_EQ(adapters(*large, {{"bottleneck", 64}}, true), 6444032);
+  EXPECT_EQ(adapters(*large, {{"bottleneck", 8}}, false), 835968);
+  EXPECT_EQ(adapters(*large, {{"bottleneck", 256}}, true), 25327616);
+  EXPECT_EQ(count(*base, "pfeiffer", {{"train_head", false}}), 894528);
+}
+
+TEST(Counts, HoulsbyOnT5) {
+  const auto base = count_t5(12, 768, 12, 64, 3072);
+  EXPECT_EQ(count(*base, "houlsby", {{"bottleneck", 24}}), 1855104);
+  EXPECT_EQ(count(*base, "houlsby",
+                  {{"reduction_factor", 32}, {"layer_norms", false}}),
+            1807488);
+  EXPECT_EQ(count(*base, "houlsby", Json::object()), 4806144);
+  EXPECT_EQ(count(*base, "pfeiffer", {{"bottleneck", 24}}), 903744);
+  EXPECT_EQ(
+      count(*base, "pfeiffer", {{"bottleneck", 24}, {"layer_norms", true}}),
+      951360);
+  EXPECT_EQ(count(*base, "houlsby",
+                  {{"bottleneck", 24},
+                   {"layer_norms", false},
+                   {"cross_adapter", true}}),
+            5 * 12 * (2 * 24 * 768 + 24 + 768));
+  EXPECT_EQ(
+      count(*count_t5(24, 1024, 32, 128, 16384), "houlsby", Json::object()),
+      12812288);
+}
+
+TEST(Counts, WhatDoesNotFitIsRefusedWithNumbers) {
+  const auto refusal = [](const Backbone& b, const char* method, Json config) {
+    try {
+      count(b, method, config);
+    } catch (const UsageError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const auto base = count_bert(12, 768, 30522, 2);
+  EXPECT_EQ(refusal(*base, "fish_mask", mask(0.00001)),
+            "fish_mask: density 1e-05 of 109483778 numbers is 1094, and the "
+            "head alone has 1538; raise density or set count_head_in_budget: "
+            "false");
+  EXPECT_NE(refusal(*base, "fish_mask", mask(0)).find("(0, 1], got 0"),
+            std::string::npos);
+  EXPECT_NE(refusal(*base, "fish_mask", {{"exclude", "poller"}})
+                .find("matches no tensor"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal(
+          *base, "fish_mask",
+          {{"density", 0.5}, {"exclude", "embeddings"}, {"fisher", "exact"}})
+          .find("got 'exact'"),
+      std::string::npos);
+  EXPECT_NE(
+      refusal(*base, "fish_mask", {{"density", 1.0}, {"exclude", "pooler"}})
+          .find("asks for 109482240 numbers, 108891648 are"),
+      std::string::npos);
+  EXPECT_NE(refusal(*base, "lora", {{"target_modules", {"q"}}})
+                .find("no linear module is named 'q'; this bert has: "),
+            std::string::npos);
+  EXPECT_NE(refusal(*base, "lora", {{"target_modules", "(broken"}})
+                .find("no regular expression"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal(*base, "houlsby", {{"bottleneck", 8}, {"reduction_factor", 2}})
+          .find("either"),
+      std::string::npos);
+  EXPECT_NE(refusal(*base, "pfeiffer", {{"non_linearity", "geluu"}})
+                .find("choose one of: gelu, "),
+            std::string::npos);
+  const auto t5 = count_t5(2, 64, 4, 16, 128);
+  EXPECT_NE(refusal(*t5, "bitfit", Json::object()).find("add_missing"),
+            std::string::npos);
+  EXPECT_NE(refusal(*t5, "head", Json::object()).find("no head"),
+            std::string::npos);
+}
+
+TEST(Counts, TargetModulesFollowPeft) {
+  const auto bert = count_bert(2, 128, 100, 3);
+  const auto sites = [&](std::vector<std::string> targets) {
+    return match_linear_sites(*bert, targets, "lora").size();
+  };
+  EXPECT_EQ(sites({"query", "value"}), 4u);
+  EXPECT_EQ(sites({"self.query"}), 2u);
+  EXPECT_EQ(sites({"dense"}), 2u * 3 + 1);
+  EXPECT_EQ(sites({"all-linear"}), 2u * 6 + 1);  // no head
+  EXPECT_EQ(sites({".*layer\\.1\\..*\\.(query|key)"}), 2u);
+  EXPECT_EQ(sites({"bert.encoder.layer.0.intermediate.dense"}), 1u);
+  EXPECT_THROW(sites({"uery"}), UsageError);          // not on a dot
+  EXPECT_THROW(sites({"layer.*query"}), UsageError);  // the whole name
+}
+
+}  // namespace
+}  // namespace thinwire

@@ -1,0 +1,153 @@
+#include "peft/fisher.h"
+
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "base/error.h"
+#include "peft/delta_file.h"
+#include "peft/testing.h"
+
+namespace thinwire {
+namespace {
+
+using testing::Tiny;
+using testing::TinyScoring;
+using Json = nlohmann::ordered_json;
+
+TEST(Fisher, ExactShareDoesNotRoundLikeADouble) {
+  EXPECT_EQ(exact_share(0.0008, 108311810), 86649);
+  EXPECT_EQ(exact_share(0.29, 100), 29);  // 0.29 * 100 < 29 in floating point
+  EXPECT_EQ(exact_share(0.07, 100), 7);
+  EXPECT_EQ(exact_share(1, 11135332352), 11135332352);
+  EXPECT_EQ(exact_share(1e-9, 999999999), 0);
+}
+
+TEST(Fisher, AddSquaresSkipsNothingThatCounts) {
+  std::vector<float> scores(5000, 1), grads(5000, 0);
+  grads[1023] = 2;
+  grads[1024] = -0.0f;
+  grads[4999] = -3;
+  add_squares(scores.data(), grads.data(), 5000, 0.5f);
+  EXPECT_EQ(scores[1023], 3);
+  EXPECT_EQ(scores[4999], 5.5f);
+  EXPECT_EQ(std::accumulate(scores.begin(), scores.end(), 0.0), 5000 + 2 + 4.5);
+}
+
+// A linear-softmax model has a closed form: the head of BERT, for which the
+// pooled vector is the input. g_W = (p - e_y) x^T.
+TEST(Fisher, AgreesWithTheClosedFormOfALinearSoftmax) {
+  for (const auto labels : {Scoring::Labels::kData, Scoring::Labels::kModel}) {
+    Tiny tiny("bert_classify");
+    TinyScoring scoring(tiny);
+    const int slot = tiny.backbone->parameters().require("classifier.weight");
+    const std::vector<int> slots = {slot};
+    const at::Tensor score =
+        fisher_scores(*tiny.backbone, slots, scoring, 3, labels)[0];
+    at::Tensor expected = at::zeros_like(score);
+    for (std::int64_t b = 0; b < 3; ++b) {
+      const HfBatch one = tiny.example(b);
+      const BackboneOutput out = tiny.backbone->forward(one.input, {});
+      const at::Tensor x = tiny.backbone->pooled(out, {})[0];
+      const at::Tensor p = tiny.logits(one.input).softmax(1)[0];
+      at::Tensor factor = p.mul(p.neg().add(1));  // p (1 - p)
+      if (labels == Scoring::Labels::kData) {
+        factor = p.clone();
+        factor[one.input.labels.item<std::int64_t>()] -= 1;
+        factor = factor.mul(factor);
+      }
+      expected.add_(factor.unsqueeze(1).mul(x.mul(x).unsqueeze(0)));
+    }
+    EXPECT_TRUE(golden_close("score", score, expected));
+    EXPECT_FALSE(tiny.backbone->parameters().slot(slot).frozen.requires_grad());
+  }
+}
+
+TEST(Fisher, PerExampleIsNotPerBatch) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  const std::vector<int> slots = {
+      tiny.backbone->parameters().require("bert.pooler.dense.weight")};
+  const at::Tensor scores = fisher_scores(*tiny.backbone, slots, scoring, 3,
+                                          Scoring::Labels::kData)[0];
+  at::Tensor weight = tiny.backbone->parameters().slot(slots[0]).frozen;
+  weight.requires_grad_(true);
+  tiny.loss().backward();
+  const at::Tensor batch = weight.grad().mul(weight.grad());
+  EXPECT_GT(scores.sub(batch).norm().item<double>(),
+            0.1 * batch.norm().item<double>());
+}
+
+TEST(FishMask, ASavedMaskComesBack) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  const Json config = {{"density", 0.05}, {"samples", 3}};
+  const Delta drawn = testing::declare(*make_method("fish_mask", config),
+                                       *tiny.backbone, {.scoring = &scoring});
+  const std::string path = ::testing::TempDir() + "mask.safetensors";
+  save_delta(path, drawn, tiny.backbone->parameters().identity());
+  const auto from_file = make_method("fish_mask", {{"mask_file", path}});
+  const Delta read = testing::declare(*from_file, *tiny.backbone);
+  EXPECT_EQ(read.hash(), drawn.hash());
+  EXPECT_TRUE(read.values().equal(drawn.values()));
+
+  Tiny other("bert_classify");
+  other.backbone->parameters().slot(0).frozen.add(0);
+  at::Tensor weight = other.backbone->parameters().slot(0).frozen;
+  weight.view({-1})[0] += 1;
+  EXPECT_THROW(testing::declare(*from_file, *other.backbone), UsageError);
+  Tiny t5("t5_tied");
+  EXPECT_THROW(testing::declare(*from_file, *t5.backbone), UsageError);
+  EXPECT_THROW(
+      make_method("fish_mask", {{"mask_file", path}, {"remask_every", 3}}),
+      UsageError);
+}
+
+TEST(FishMask, ExcludedTensorsAreLeftOutOfTheMaskNotOfTheBudget) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  const auto draw = [&](Json config) {
+    config["density"] = 0.05;
+    config["samples"] = 3;
+    return testing::declare(*make_method("fish_mask", config), *tiny.backbone,
+                            {.scoring = &scoring});
+  };
+  const Delta all = draw(Json::object());
+  const Delta some = draw({{"exclude", {"pooler", "*.LayerNorm.*"}}});
+  EXPECT_GE(all.find("fish.bert.pooler.dense.weight"), 0);
+  for (const DeltaEntry& e : some.entries()) {
+    EXPECT_EQ(e.name.find("pooler"), std::string::npos);
+    EXPECT_EQ(e.name.find("LayerNorm"), std::string::npos);
+  }
+  EXPECT_EQ(all.trainable(), some.trainable());
+}
+
+TEST(FishMask, BoundariesFollowWarmUpAndReMasking) {
+  const auto boundary = [](Json config, std::int64_t step) {
+    return make_method("fish_mask", config)->next_boundary(step);
+  };
+  EXPECT_EQ(boundary(Json::object(), 0), std::nullopt);
+  EXPECT_EQ(boundary({{"warmup_steps", 20}}, 0), 20);
+  EXPECT_EQ(boundary({{"warmup_steps", 20}}, 20), std::nullopt);
+  const Json both = {{"warmup_steps", 20}, {"remask_every", 50}};
+  EXPECT_EQ(boundary(both, 19), 20);
+  EXPECT_EQ(boundary(both, 20), 70);
+  EXPECT_EQ(boundary(both, 69), 70);
+  EXPECT_EQ(boundary(both, 70), 120);
+}
+
+TEST(FishMask, WarmUpTrainsEverything) {
+  Tiny tiny("bert_classify");
+  const auto method =
+      make_method("fish_mask", {{"warmup_steps", 2}, {"density", 0.1}});
+  const Delta dense = testing::declare(*method, *tiny.backbone, {.step = 1});
+  EXPECT_EQ(dense.trainable(), tiny.backbone->parameters().count());
+  const Delta masked = testing::declare(*method, *tiny.backbone, {.step = 2});
+  EXPECT_LT(masked.trainable(), dense.trainable());
+}
+
+}  // namespace
+}  // namespace thinwire

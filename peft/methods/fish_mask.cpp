@@ -1,0 +1,253 @@
+// FISH mask: the k numbers of the model with the largest Fisher information
+// train, all others stay; the support is fixed once and the same everywhere.
+// Sung, Nair & Raffel 2021, "Training neural networks with fixed sparse
+// masks", sec. 3: k = floor(density * all numbers), a global top-k over
+// everything but the task head, which trains whole and counts inside k. Ties
+// go to the lower flat position, tensors in the backbone's order.
+// Differs: the head may be left out of the budget; tensors may be excluded; a
+// saved mask may be used; weight decay acts on the mask alone (the reference
+// code decays numbers outside it too); only the k numbers and their optimizer
+// state are ever stored. Warm-up and re-masking: sec. 4.2 of the paper.
+#include <ATen/ops/arange.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "ops/top_k.h"
+#include "peft/delta_file.h"
+#include "peft/fisher.h"
+#include "peft/method_tools.h"
+
+namespace thinwire {
+namespace {
+
+constexpr Field kFields[] = {
+    {"density", FieldType::kFloat, "0.005",
+     "share of all numbers that train, at most 9 digits after the point"},
+    {"samples", FieldType::kInt, "1024",
+     "training examples that score the mask, over all ranks"},
+    {"fisher", FieldType::kString, "empirical",
+     "empirical: the data's labels; true: the model's own, weighted by their "
+     "probability"},
+    {"exclude", FieldType::kStrings, "~",
+     "tensors that stay frozen: parts of names, or globs over whole names"},
+    {"count_head_in_budget", FieldType::kBool, "true",
+     "the head's numbers count against density"},
+    {"train_head", FieldType::kBool, "true", "the task head trains too"},
+    {"mask_file", FieldType::kString, "~",
+     "a delta whose mask is used instead of scoring"},
+    {"warmup_steps", FieldType::kInt, "0",
+     "steps in which everything trains, before the mask is drawn"},
+    {"remask_every", FieldType::kInt, "0",
+     "steps after which the mask is drawn anew; 0: never"},
+};
+
+class FishMask : public Method {
+ public:
+  explicit FishMask(Config config)
+      : config_(std::move(config)),
+        density_(config_.at("density").get<double>()),
+        samples_(config_.at("samples").get<std::int64_t>()),
+        exclude_(string_list(config_.at("exclude"))),
+        head_in_budget_(config_.at("count_head_in_budget").get<bool>()),
+        train_head_(config_.at("train_head").get<bool>()),
+        warmup_(config_.at("warmup_steps").get<std::int64_t>()),
+        remask_every_(config_.at("remask_every").get<std::int64_t>()) {
+    if (!(density_ > 0 && density_ <= 1)) {
+      fail<UsageError>("fish_mask: density must be in (0, 1], got {}",
+                       density_);
+    }
+    const std::string fisher = config_.at("fisher").get<std::string>();
+    if (fisher != "empirical" && fisher != "true") {
+      fail<UsageError>("fish_mask: fisher must be empirical or true, got '{}'",
+                       fisher);
+    }
+    labels_ =
+        fisher == "true" ? Scoring::Labels::kModel : Scoring::Labels::kData;
+    const auto at_least = [](const char* key, std::int64_t value,
+                             std::int64_t low) {
+      if (value >= low) return;
+      fail<UsageError>("fish_mask: {} must be at least {}, got {}", key, low,
+                       value);
+    };
+    at_least("samples", samples_, 1);
+    at_least("warmup_steps", warmup_, 0);
+    at_least("remask_every", remask_every_, 0);
+    if (!config_.at("mask_file").is_null()) {
+      mask_file_ = config_.at("mask_file").get<std::string>();
+      if (remask_every_ > 0) {
+        fail<UsageError>(
+            "fish_mask: remask_every draws new masks, mask_file fixes one; "
+            "leave one of them out");
+      }
+    }
+  }
+
+  std::string_view id() const override { return "fish_mask"; }
+
+  void declare(DeltaBuilder& builder, const Backbone& backbone,
+               const DeclareContext& context) override {
+    builder.method_config(config_text(id(), config_));
+    check_patterns(id(), backbone, exclude_);
+    const std::vector<int> slots = body(backbone);
+    if (context.step < warmup_) {
+      for (const int slot : slots) declare_slot(builder, backbone, slot);
+    } else {
+      const std::vector<at::Tensor> mask = draw(backbone, slots, context);
+      for (std::size_t i = 0; i < slots.size(); ++i) {
+        declare_masked(builder, backbone, slots[i], mask[i]);
+      }
+    }
+    if (train_head_) declare_head(builder, backbone);
+  }
+
+  void attach(Backbone&, const Delta&) override {}
+
+  std::optional<std::int64_t> next_boundary(std::int64_t step) const override {
+    if (step < warmup_) return warmup_;
+    if (remask_every_ == 0) return std::nullopt;
+    return warmup_ + ((step - warmup_) / remask_every_ + 1) * remask_every_;
+  }
+
+  void merge(const Backbone& backbone, const Delta& delta,
+             MergedSlots& slots) const override {
+    merge_targets(slots, backbone, delta);
+  }
+  bool mergeable() const override { return true; }
+
+ private:
+  std::vector<int> body(const Backbone& backbone) const {
+    std::vector<int> out;
+    const Parameters& p = backbone.parameters();
+    for (int i = 0; i < p.size(); ++i) {
+      if (p.slot(i).head || matches_any(p.slot(i).name, exclude_)) continue;
+      out.push_back(i);
+    }
+    return out;
+  }
+
+  std::int64_t body_budget(const Backbone& backbone,
+                           const std::vector<int>& slots) const {
+    const Parameters& p = backbone.parameters();
+    const std::int64_t all = p.count(true);
+    const std::int64_t head = train_head_ ? all - p.count(false) : 0;
+    const std::int64_t budget = exact_share(density_, all);
+    const std::int64_t k = budget - (head_in_budget_ ? head : 0);
+    if (k <= 0 && head_in_budget_ && head > 0) {
+      fail<UsageError>(
+          "fish_mask: density {} of {} numbers is {}, and the head alone has "
+          "{}; raise density or set count_head_in_budget: false",
+          density_, all, budget, head);
+    }
+    if (k <= 0) {
+      fail<UsageError>("fish_mask: density {} of {} numbers is none", density_,
+                       all);
+    }
+    std::int64_t available = 0;
+    for (const int slot : slots) available += p.slot(slot).frozen.numel();
+    if (k > available) {
+      fail<UsageError>(
+          "fish_mask: density {} asks for {} numbers, {} are neither excluded "
+          "nor in the head",
+          density_, k, available);
+    }
+    return k;
+  }
+
+  std::vector<at::Tensor> draw(const Backbone& backbone,
+                               const std::vector<int>& slots,
+                               const DeclareContext& context) {
+    if (!mask_file_.empty()) return read_mask(backbone, slots, context);
+    const std::int64_t k = body_budget(backbone, slots);
+    if (context.scoring == nullptr) return first(backbone, slots, k);
+    return top_k_indices(
+        fisher_scores(backbone, slots, *context.scoring, samples_, labels_), k);
+  }
+
+  // For counting alone: a layout of the right size, not a mask.
+  static std::vector<at::Tensor> first(const Backbone& backbone,
+                                       const std::vector<int>& slots,
+                                       std::int64_t k) {
+    std::vector<at::Tensor> out;
+    for (const int slot : slots) {
+      const std::int64_t n = backbone.parameters().slot(slot).frozen.numel();
+      const std::int64_t k_t = std::min(n, k);
+      out.push_back(at::arange(k_t, n > INT32_MAX ? at::kLong : at::kInt));
+      k -= k_t;
+    }
+    return out;
+  }
+
+  std::vector<at::Tensor> read_mask(const Backbone& backbone,
+                                    const std::vector<int>& slots,
+                                    const DeclareContext& context) const {
+    const DeltaFile file = load_delta(mask_file_);
+    const Parameters& p = backbone.parameters();
+    // Later on, the weights are no longer those of the file.
+    if (context.step == 0) {
+      if (const Digest here = p.identity(); file.backbone != here) {
+        fail<UsageError>(
+            "fish_mask: mask_file {} was drawn on backbone {}, this one is {}",
+            mask_file_, file.backbone.hex(), here.hex());
+      }
+    }
+    std::vector<at::Tensor> out(slots.size(), at::arange(0, at::kInt));
+    std::int64_t numbers = 0;
+    for (const DeltaEntry& e : file.delta.entries()) {
+      if (e.kind != EntryKind::kMasked) continue;
+      const int slot = p.find(e.target);
+      const auto it = std::find(slots.begin(), slots.end(), slot);
+      if (it == slots.end() ||
+          p.slot(slot).frozen.sizes() != at::IntArrayRef(e.shape)) {
+        fail<UsageError>(
+            "fish_mask: mask_file {} masks '{}' [{}], which this backbone "
+            "lacks, or which is excluded",
+            mask_file_, e.target, fmt::join(e.shape, ", "));
+      }
+      out[static_cast<std::size_t>(it - slots.begin())] = e.index;
+      numbers += e.count;
+    }
+    if (numbers == 0) {
+      fail<UsageError>("fish_mask: mask_file {} holds no mask", mask_file_);
+    }
+    return out;
+  }
+
+  static void declare_masked(DeltaBuilder& builder, const Backbone& backbone,
+                             int slot, const at::Tensor& index) {
+    if (index.numel() == 0) return;  // an empty tensor costs nothing
+    const Parameters::Slot& s = backbone.parameters().slot(slot);
+    DeltaEntry e;
+    e.name = "fish." + s.name;
+    e.kind = EntryKind::kMasked;
+    e.shape = s.frozen.sizes().vec();
+    e.index = index;
+    e.target = s.name;
+    e.group = decay_group(builder, e.shape.size());
+    builder.add(std::move(e), s.frozen.view({-1}).index_select(0, index));
+  }
+
+  Config config_;
+  double density_;
+  std::int64_t samples_;
+  Scoring::Labels labels_ = Scoring::Labels::kData;
+  std::vector<std::string> exclude_;
+  bool head_in_budget_, train_head_;
+  std::string mask_file_;
+  std::int64_t warmup_, remask_every_;
+};
+
+}  // namespace
+
+const MethodInfo& fish_mask_method() {
+  static const MethodInfo kInfo = {
+      "fish_mask",
+      "the numbers with the largest Fisher information (Sung et al. 2021)",
+      kFields, [](const Config& config) -> std::unique_ptr<Method> {
+        return std::make_unique<FishMask>(config);
+      }};
+  return kInfo;
+}
+
+}  // namespace thinwire

@@ -1,0 +1,175 @@
+// What the tests of methods share: backbones of any size that hold no numbers,
+// tiny ones that do, and a loss to train on.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/architectures.h"
+#include "models/test_models.h"
+#include "ops/loss.h"
+#include "peft/method.h"
+
+namespace thinwire::testing {
+
+// Tensors whose memory is never touched: counting needs shapes alone.
+class CountSource : public TensorSource {
+ public:
+  at::Tensor get(const std::vector<std::string>&,
+                 const std::vector<std::int64_t>& shape, const Init&,
+                 bool required) override {
+    if (!required) return {};
+    return at::empty(shape, at::kFloat);
+  }
+  bool contains(std::string_view) const override { return false; }
+};
+
+inline ModelConfig config_of(const nlohmann::json& json) {
+  const std::string path = std::filesystem::temp_directory_path() /
+                           ("config_" + std::to_string(getpid()) + ".json");
+  std::ofstream(path) << json;
+  ModelConfig config = read_model_config(path);
+  std::filesystem::remove(path);
+  return config;
+}
+
+inline void add_head(Backbone& backbone, TensorSource& source,
+                     std::int64_t labels) {
+  if (labels > 0) add_classifier(backbone, source, labels);
+}
+
+// HF's bert-*: 0 labels is no head.
+inline std::unique_ptr<Backbone> count_bert(std::int64_t layers, std::int64_t d,
+                                            std::int64_t vocab,
+                                            std::int64_t labels) {
+  CountSource source;
+  auto backbone = make_bert(config_of({{"model_type", "bert"},
+                                       {"hidden_size", d},
+                                       {"num_hidden_layers", layers},
+                                       {"num_attention_heads", d / 64},
+                                       {"intermediate_size", 4 * d},
+                                       {"vocab_size", vocab},
+                                       {"max_position_embeddings", 512},
+                                       {"type_vocab_size", 2},
+                                       {"hidden_act", "gelu"},
+                                       {"pad_token_id", 0}}),
+                            source);
+  add_head(*backbone, source, labels);
+  return backbone;
+}
+
+// HF's t5-*, 1.0.
+inline std::unique_ptr<Backbone> count_t5(std::int64_t layers, std::int64_t d,
+                                          std::int64_t heads, std::int64_t d_kv,
+                                          std::int64_t d_ff) {
+  CountSource source;
+  return make_t5(config_of({{"model_type", "t5"},
+                            {"d_model", d},
+                            {"num_layers", layers},
+                            {"num_heads", heads},
+                            {"d_kv", d_kv},
+                            {"d_ff", d_ff},
+                            {"vocab_size", 32128},
+                            {"relative_attention_num_buckets", 32},
+                            {"feed_forward_proj", "relu"},
+                            {"tie_word_embeddings", true},
+                            {"pad_token_id", 0},
+                            {"eos_token_id", 1},
+                            {"decoder_start_token_id", 0}}),
+                 source);
+}
+
+inline Delta declare(Method& method, const Backbone& backbone,
+                     const DeclareContext& context = {}) {
+  DeltaBuilder builder;
+  method.declare(builder, backbone, context);
+  return builder.build();
+}
+
+// A tiny backbone of the golden data, with head and batch.
+struct Tiny {
+  explicit Tiny(const std::string& name)
+      : golden(golden_path(name) + "/golden.safetensors"),
+        backbone(load_backbone(golden_path(name))) {
+    if (backbone->config().architecture == "bert") {
+      const auto source = open_hf_folder(golden_path(name), "bert");
+      classifier = add_classifier(*backbone, *source, 3);
+    }
+    batch = golden_inputs(golden, backbone->config());
+  }
+
+  // Rows of a padded batch; BERT [B, C], T5 [T, V].
+  at::Tensor logits(const BackboneInput& in, const ForwardContext& ctx = {}) {
+    if (classifier >= 0) return classify(*backbone, classifier, in, ctx);
+    return backbone->lm_logits(backbone->forward(in, ctx).hidden, ctx);
+  }
+  at::Tensor logits() { return logits(batch.input); }
+  at::Tensor loss(const BackboneInput& in, const ForwardContext& ctx = {}) {
+    return cross_entropy_sum(logits(in, ctx), in.labels);
+  }
+  at::Tensor loss() { return loss(batch.input); }
+
+  void adopt(Method& method, const Delta& delta) {
+    backbone->detach_all();
+    backbone->parameters().freeze_all();
+    delta.bind(backbone->parameters());
+    method.attach(*backbone, delta);
+  }
+
+  // Example b of the batch alone.
+  HfBatch example(std::int64_t b) const {
+    NamedTensors one;
+    for (const char* name :
+         {"input_ids", "attention_mask", "token_type_ids", "labels"}) {
+      if (golden.contains(name)) {
+        one.emplace_back(name, golden.tensor(name).narrow(0, b, 1));
+      }
+    }
+    return read_hf_inputs(one, backbone->config());
+  }
+
+  SafetensorsFile golden;
+  std::unique_ptr<Backbone> backbone;
+  int classifier = -1;
+  HfBatch batch;
+};
+
+// One rank that scores the examples of a golden batch.
+class TinyScoring : public Scoring {
+ public:
+  explicit TinyScoring(Tiny& tiny) : tiny_(tiny) {}
+
+  void for_each_example(std::int64_t samples, Labels labels,
+                        const std::function<void(double)>& visit) override {
+    for (std::int64_t b = 0; b < samples; ++b) {
+      HfBatch one = tiny_.example(b);
+      if (labels == Labels::kData) {
+        tiny_.loss(one.input).backward();
+        visit(1);
+        continue;
+      }
+      const at::Tensor p = tiny_.logits(one.input).detach().softmax(1);
+      for (std::int64_t c = 0; c < p.size(1); ++c) {
+        one.input.labels = one.input.labels.detach().clone().fill_(c);
+        tiny_.loss(one.input).backward();
+        visit(p[0][c].item<double>());
+      }
+    }
+  }
+  void sum_over_ranks(std::span<at::Tensor>) override {}
+  void progress(std::string_view, std::int64_t, std::int64_t) override {}
+
+ private:
+  Tiny& tiny_;
+};
+
+}  // namespace thinwire::testing
