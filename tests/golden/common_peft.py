@@ -1,0 +1,68 @@
+"""What the golden makers of methods share: the tiny models of make_bert.py and
+make_t5.py, and one forward and backward pass over their batches.
+
+A maker writes NAME/golden.safetensors with `value.` and `grad.` + the entry's
+name for everything that trains, and the logits; NAME/adapter.json tells the
+model's folder and the method's config. The loss is a sum over examples (BERT)
+or target tokens (T5), as Thinwire's.
+"""
+
+import json
+import shutil
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from common import HERE, write_golden
+
+
+def load(name):
+    """The model of a folder in evaluation mode, and its batch."""
+    kind = (
+        transformers.BertForSequenceClassification
+        if name.startswith("bert")
+        else transformers.T5ForConditionalGeneration
+    )
+    model = kind.from_pretrained(HERE / name, attn_implementation="eager")
+    golden = load_file(HERE / name / "golden.safetensors")
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    batch = {k: golden[k] for k in inputs if k in golden}
+    for p in model.parameters():
+        p.requires_grad_(False)
+    return model.eval(), batch
+
+
+def summed_loss(logits, labels):
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2),
+        labels.flatten(),
+        ignore_index=-100,
+        reduction="sum",
+    )
+
+
+def noise(shape, generator, scale=0.2):
+    return scale * torch.randn(shape, generator=generator)
+
+
+def write(name, model_name, method, config, logits, trained, more=None):
+    """trained: entry name -> tensor with its gradient."""
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    about = {"model": model_name, "method": method, "config": config}
+    (folder / "adapter.json").write_text(json.dumps(about, indent=2) + "\n")
+    tensors = {"logits": logits, **(more or {})}
+    for key, p in trained.items():
+        tensors["value." + key] = p.detach().clone()
+        tensors["grad." + key] = p.grad.detach().clone()
+    write_golden(folder, tensors)
+
+
+def run(model, batch):
+    """Logits of a pass whose summed loss has gone backward."""
+    labels = batch["labels"]
+    logits = model(**batch).logits
+    summed_loss(logits, labels).backward()
+    return logits

@@ -1,0 +1,40 @@
+"""Golden data of BitFit: by name on BERT; on T5, vectors that a hook adds to
+the output of every linear layer but the head."""
+
+import torch
+
+from common_peft import load, noise, run, write
+
+
+def bert(name, config, chosen):
+    model, batch = load("bert_classify")
+    trained = {}
+    for key, p in model.named_parameters():
+        head = key.startswith("classifier")
+        if head or (key.endswith(".bias") and chosen(key)):
+            trained[key] = p.requires_grad_(True)
+    write(name, "bert_classify", "bitfit", config, run(model, batch), trained)
+
+
+def t5(name):
+    model, batch = load("t5_tied")
+    g = torch.Generator().manual_seed(4)
+    trained = {}
+    for key, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and key != "lm_head":
+            bias = noise((module.out_features,), g).requires_grad_(True)
+            module.register_forward_hook(lambda m, x, y, b=bias: y + b)
+            trained[key + ".bias"] = bias
+    config = {"add_missing": True}
+    write(name, "t5_tied", "bitfit", config, run(model, batch), trained)
+
+
+bert("bitfit_bert", {}, lambda key: True)
+bert(
+    "bitfit_bert_terms",
+    {"terms": ["query", "intermediate"]},
+    lambda key: any(
+        part in key for part in ("self.query", "intermediate", "pooler")
+    ),
+)
+t5("bitfit_t5")

@@ -1,0 +1,97 @@
+"""Golden data of FISH masks: per-example squared gradients in PyTorch, global
+top-k, ties to the lower flat position, tensors in the order of the backbone's
+slots (the order in which HF registers them), and the gradients of one batch at
+the mask.
+
+The densities are chosen so that the k-th and the next score differ by more
+than fp32 gradients can (stated in the file as `gap`)."""
+
+import torch
+
+from common_peft import load, summed_loss, write
+from common import HERE  # noqa: F401
+
+KEPT = ("bert_classify", "t5_tied")
+
+
+def examples(batch):
+    for b in range(batch["labels"].shape[0]):
+        yield {k: v[b : b + 1] for k, v in batch.items()}
+
+
+def scores(model, batch, names, true_fisher):
+    params = dict(model.named_parameters())
+    out = {n: torch.zeros_like(params[n], dtype=torch.float64) for n in names}
+
+    def add(loss, weight):
+        for p in params.values():
+            p.grad = None
+        loss.backward(retain_graph=true_fisher)
+        for n in names:
+            if params[n].grad is not None:
+                out[n] += weight * params[n].grad.double() ** 2
+
+    for one in examples(batch):
+        logits = model(**one).logits
+        if not true_fisher:
+            add(summed_loss(logits, one["labels"]), 1.0)
+            continue
+        p = logits.softmax(-1)[0].detach()
+        for c in range(p.numel()):
+            label = torch.tensor([c])
+            add(summed_loss(logits, label), p[c].double().item())
+    return out
+
+
+def make(name, model_name, density, true_fisher=False, exclude=()):
+    model, batch = load(model_name)
+    for p in model.parameters():
+        p.requires_grad_(True)
+    params = dict(model.named_parameters())
+    head = [n for n in params if n.startswith("classifier")]
+    body = [
+        n
+        for n in params
+        if n not in head and not any(part in n for part in exclude)
+    ]
+    total = sum(p.numel() for p in params.values())
+    # Whole thousandths, so that no product is rounded.
+    k = round(density * 1000) * total // 1000
+    k -= sum(params[n].numel() for n in head)
+    s = scores(model, batch, body, true_fisher)
+    flat = torch.cat([s[n].flatten() for n in body])
+    order = torch.sort(flat, descending=True, stable=True).indices
+    gap = 1 - flat[order[k]] / flat[order[k - 1]]
+    assert gap > 2e-4, (name, float(gap))
+    chosen = torch.sort(order[:k]).values
+
+    for p in params.values():
+        p.grad = None
+    logits = model(**batch).logits
+    summed_loss(logits, batch["labels"]).backward()
+    trained, more, at = {}, {"gap": gap}, 0
+    for n in body:
+        size = params[n].numel()
+        index = chosen[(chosen >= at) & (chosen < at + size)] - at
+        at += size
+        if index.numel() == 0:
+            continue
+        values = params[n].detach().flatten()[index].clone()
+        values.grad = params[n].grad.flatten()[index].clone()
+        trained["fish." + n] = values
+        more["index.fish." + n] = index.to(torch.int32)
+    for n in head:
+        trained[n] = params[n]
+    config = {
+        "density": density,
+        "samples": batch["labels"].shape[0],
+        "fisher": "true" if true_fisher else "empirical",
+        "exclude": list(exclude),
+    }
+    write(name, model_name, "fish_mask", config, logits, trained, more)
+
+
+make("fish_bert", "bert_classify", 0.05)
+make("fish_bert_true", "bert_classify", 0.05, true_fisher=True)
+make("fish_bert_exclude", "bert_classify", 0.03, exclude=["pooler", "LayerNorm"])
+make("fish_t5", "t5_tied", 0.02)
