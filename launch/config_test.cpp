@@ -91,7 +91,7 @@ TEST(RunConfig, RefusalsNameKeyPlaceAndNearest) {
   EXPECT_THAT(error_of({"trian.steps=3"}), HasSubstr("did you mean train"));
   EXPECT_THAT(error_of({"peft.0.rank=3"}), HasSubstr("peft.0.rank"));
   EXPECT_THAT(error_of({"peft.0.method=lroa"}), HasSubstr("lora"));
-  EXPECT_THAT(error_of({"peft.0.method=lroa"}), HasSubstr(".yaml"));
+  EXPECT_THAT(error_of({"peft.0.method=lroa"}), HasSubstr("command line"));
   EXPECT_THAT(error_of({"task.kind=clasify"}), HasSubstr("classify"));
   EXPECT_THAT(error_of({"train.steps=1.5"}), HasSubstr("whole number"));
   EXPECT_THAT(error_of({"train.steps=-1"}), HasSubstr("at least 0"));

@@ -11,7 +11,7 @@ import unittest
 from tests.harness import jobs, tiny
 
 RANKS = 2
-STEPS = 500
+STEPS = 240
 
 
 def checkpoints(folder):
@@ -37,8 +37,8 @@ class Resume(unittest.TestCase):
             os.path.basename(output), output, model=sections["model"],
             task=sections["task"], data=sections["data"],
             peft=[{"method": "lora", "r": 4, "dropout": 0.1}],
-            train={"steps": STEPS, "eval_every": 100, "eval_batch_size": 1,
-                   "checkpoint_every": 40, "keep": 2, "patience": 0})
+            train={"steps": STEPS, "eval_every": 80, "eval_batch_size": 1,
+                   "checkpoint_every": 20, "keep": 2})
 
     @classmethod
     def setUpClass(cls):
@@ -73,7 +73,7 @@ class Resume(unittest.TestCase):
         for rank in range(RANKS):
             with self.subTest(rank=rank):
                 job = self.start(f"rank-{rank}")
-                self.kill_at(job, self.random.randint(45, 250),
+                self.kill_at(job, self.random.randint(25, 150),
                              lambda j, r=rank: [j.ranks()[r]])
                 result = job.wait(60)
                 self.assertNotEqual(result.status, 0)
@@ -81,38 +81,38 @@ class Resume(unittest.TestCase):
 
     def test_all_ranks_are_killed_at_a_random_step(self):
         job = self.start("all")
-        self.kill_at(job, self.random.randint(45, 250),
+        self.kill_at(job, self.random.randint(25, 150),
                      lambda j: list(j.ranks().values()))
         self.assertNotEqual(job.wait(60).status, 0)
         self.resume()
 
     def test_the_launcher_is_killed(self):
         job = self.start("launcher")
-        self.kill_at(job, self.random.randint(45, 250),
+        self.kill_at(job, self.random.randint(25, 150),
                      lambda j: [j.process.pid])
         job.wait(60)  # and no rank is left
         self.resume()
 
     def test_killed_twice(self):
         job = self.start("twice")
-        self.kill_at(job, 60, lambda j: list(j.ranks().values()))
+        self.kill_at(job, 30, lambda j: list(j.ranks().values()))
         job.wait(60)
         job = jobs.Job(jobs.command(["train", self.path, "--resume"], RANKS))
-        self.kill_at(job, 170, lambda j: [j.ranks()[1]])
+        self.kill_at(job, 110, lambda j: [j.ranks()[1]])
         job.wait(60)
         self.resume()
 
     def test_killed_inside_an_evaluation(self):
         job = self.start("evaluation")
-        self.kill_at(job, 100, lambda j: list(j.ranks().values()))
+        self.kill_at(job, 80, lambda j: list(j.ranks().values()))
         job.wait(60)
-        self.assertEqual(last_step(self.folder), 100)
+        self.assertEqual(last_step(self.folder), 80)
         self.assertEqual(jobs.metrics(self.folder, "eval"), [])
         self.resume()
 
     def test_killed_inside_a_checkpoint_write(self):
-        # Every third step of the durable writes of the second checkpoint on.
-        for nth in range(14, 29, 3):
+        # A checkpoint takes 22 durable steps: every fourth of the second one.
+        for nth in range(23, 45, 4):
             with self.subTest(nth=nth):
                 job = self.start(f"write-{nth}",
                                  env={"THINWIRE_KILL_WRITE": nth})
@@ -125,7 +125,7 @@ class Resume(unittest.TestCase):
                 self.assertEqual(leftovers, [])
 
     def test_the_disk_is_full_at_a_checkpoint(self):
-        job = self.start("full-disk", env={"THINWIRE_FAIL_WRITE": 20})
+        job = self.start("full-disk", env={"THINWIRE_FAIL_WRITE": 30})
         result = job.wait()
         self.assertEqual(result.status, 1, result.err)
         self.assertEqual(len(result.errors), 1, result.err)
@@ -151,15 +151,15 @@ class Resume(unittest.TestCase):
 
     def test_sigusr1_checkpoints_in_passing(self):
         job = self.start("sigusr1")
-        job.wait_until(lambda: last_step(self.folder) >= 45)
+        job.wait_until(lambda: last_step(self.folder) >= 25)
         os.kill(job.ranks()[0], signal.SIGUSR1)
-        job.wait_until(lambda: any(c % 40 for c in checkpoints(self.folder)))
+        job.wait_until(lambda: any(c % 20 for c in checkpoints(self.folder)))
         self.assertEqual(job.wait().status, 0)
         self.check_curve()
 
     def test_a_damaged_checkpoint_is_passed_over(self):
         job = self.start("damaged")
-        self.kill_at(job, 130, lambda j: list(j.ranks().values()))
+        self.kill_at(job, 90, lambda j: list(j.ranks().values()))
         job.wait(60)
         newest = checkpoints(self.folder)[-1]
         path = os.path.join(self.folder, "checkpoints", f"step-{newest}",
