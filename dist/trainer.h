@@ -47,8 +47,10 @@ struct TrainOptions {
   std::int64_t patience = 0;    // evaluations without gain; 0: off
   std::string metric;           // of best/ and patience; "": the task's
   std::int64_t max_skips = 10;  // non-finite steps in a row that end a run
-  StatePolicy state_policy = StatePolicy::kDrop;  // at phase boundaries
-  std::uint64_t seed = 1;                         // dropout and initial values
+  // At phase boundaries. kRewind is refused: the trainer keeps no values of the
+  // start.
+  StatePolicy state_policy = StatePolicy::kDrop;
+  std::uint64_t seed = 1;  // dropout and initial values
   std::uint64_t data_seed = 1;
   std::int64_t bucket_window = 2048;
   std::int64_t queue_batches = 4;
@@ -89,7 +91,8 @@ struct TrainSummary {
 };
 
 // What the run tells the outside; rank 0's observer prints and writes, the
-// others' usually do nothing. Called between steps, never concurrently.
+// others' usually do nothing. Called between steps, never concurrently; step()
+// after every step, log_every is the observer's to apply.
 class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
@@ -114,6 +117,7 @@ struct TrainRun {
   std::shared_ptr<const ShardFolder> eval;  // may be null
   TrainOptions options;
   // The run folder: checkpoints/step-N and best/ are written here (rank 0).
+  // Empty: nothing is written.
   std::string folder;
   bool resume = false;      // from the newest whole checkpoint, if there is one
   std::string config_text;  // agreed over ranks at start, saved in checkpoints
