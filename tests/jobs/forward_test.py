@@ -1,6 +1,7 @@
 """`thinwire forward` against the golden files of Hugging Face: outputs, loss
 and every gradient, each relative to its own norm."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ def distance(got, want):
         np.linalg.norm(want.astype(np.float64)), 1e-6)
 
 
-class Forward(unittest.TestCase):
+class Case(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="thinwire-forward-")
         self.addCleanup(shutil.rmtree, self.folder)
@@ -50,6 +51,8 @@ class Forward(unittest.TestCase):
                 continue
             self.assertLess(distance(got[name], golden[name]), TOLERANCE, name)
 
+
+class Forward(Case):
     def all_gradients(self, name):
         model = os.path.join(GOLDEN, name)
         golden = load_file(os.path.join(model, "golden.safetensors"))
@@ -96,6 +99,82 @@ class Forward(unittest.TestCase):
         self.assertEqual(result.status, 2)
         self.assertEqual(len(result.errors), 1, result.err)
         self.assertIn("--trainable full", result.errors[0])
+
+
+class Adapter(Case):
+    """Folders as peft writes them, put together from the golden values."""
+
+    def adapter(self, name, task_type, **config):
+        golden = load_file(os.path.join(GOLDEN, name, "golden.safetensors"))
+        folder = os.path.join(self.folder, name)
+        os.makedirs(folder)
+        with open(os.path.join(folder, "adapter_config.json"), "w",
+                  encoding="utf-8") as f:
+            json.dump({"peft_type": "LORA", "task_type": task_type,
+                       "bias": "none", "lora_dropout": 0.1,
+                       "modules_to_save": ["classifier"], **config}, f)
+
+        def on_disk(key):
+            key = key.removeprefix("value.")
+            return (key if key.startswith("base_model.")
+                    else "base_model.model." + key)
+
+        save_file({on_disk(k): v for k, v in golden.items()
+                   if k.startswith("value.")},
+                  os.path.join(folder, "adapter_model.safetensors"))
+        return folder, golden
+
+    def compare(self, name, model, task_type, **config):
+        folder, golden = self.adapter(name, task_type, **config)
+        path = os.path.join(GOLDEN, model)
+        batch = load_file(os.path.join(path, "golden.safetensors"))
+        got = self.forward(path, batch, "--adapter", folder, "--grads")
+        self.check(got, golden, ["logits"])
+        # Their loss is a sum, that of `forward` HF's mean.
+        labels = batch["labels"]
+        count = labels.size if model.startswith("bert") else np.sum(
+            labels != -100)
+        want = {k.replace("grad.classifier",
+                          "grad.base_model.model.classifier"): v / count
+                for k, v in golden.items() if k.startswith("grad.")}
+        self.assertEqual(sorted(k for k in got if k.startswith("grad.")),
+                         sorted(want))
+        self.check(got, want, list(want))
+
+    def test_lora_bert(self):
+        self.compare("lora_bert", "bert_classify", "SEQ_CLS", r=3,
+                     lora_alpha=5, target_modules=["query", "value"])
+
+    def test_lora_bert_all_linear(self):
+        self.compare("lora_bert_all", "bert_classify", "SEQ_CLS", r=4,
+                     lora_alpha=6, use_rslora=True,
+                     target_modules="all-linear",
+                     rank_pattern={"layer.1.attention.self.key": 2},
+                     alpha_pattern={"intermediate.dense": 9})
+
+    def test_lora_t5(self):
+        self.compare("lora_t5", "t5_tied", "SEQ_2_SEQ_LM", r=5, lora_alpha=7,
+                     target_modules=["q", "v"])
+
+    def test_what_is_not_read_is_refused(self):
+        path = os.path.join(GOLDEN, "bert_classify")
+        batch = load_file(os.path.join(path, "golden.safetensors"))
+        inputs = os.path.join(self.folder, "in.safetensors")
+        save_file({k: batch[k] for k in INPUTS if k in batch}, inputs)
+        for change, word in (({"use_dora": True}, "use_dora"),
+                             ({"peft_type": "IA3"}, "IA3"),
+                             ({"r": 5}, "shape")):
+            with self.subTest(word):
+                shutil.rmtree(os.path.join(self.folder, "lora_bert"),
+                              ignore_errors=True)
+                folder, _ = self.adapter("lora_bert", "SEQ_CLS",
+                                         **{"r": 3, "lora_alpha": 5, **change})
+                result = jobs.run(["forward", "--model", path, "--inputs",
+                                   inputs, "--outputs", inputs + ".out",
+                                   "--adapter", folder])
+                self.assertEqual(result.status, 2)
+                self.assertEqual(len(result.errors), 1, result.err)
+                self.assertIn(word, result.errors[0])
 
 
 class RemakeGolden(unittest.TestCase):

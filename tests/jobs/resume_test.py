@@ -173,6 +173,41 @@ class Resume(unittest.TestCase):
         self.check_curve()
 
 
+if os.environ.get("THINWIRE_LONG"):
+
+    class Storm(Resume):
+        """Kills at random steps of random ranks, many times over, and at
+        every durable step of the first two checkpoints."""
+
+        name = "storm"
+
+        def test_kill_storm(self):
+            for seed in range(40):
+                with self.subTest(seed=seed):
+                    choice = random.Random(seed)
+                    job = self.start(f"storm-{seed}")
+                    kills = choice.randint(1, 3)
+                    for again in range(kills):
+                        if again:
+                            job = jobs.Job(jobs.command(
+                                ["train", self.path, "--resume"], RANKS))
+                        step = choice.randint(1, STEPS - 60)
+                        rank = choice.choice([0, 1, None])
+                        self.kill_at(job, step, lambda j, r=rank: [
+                            p for n, p in j.ranks().items()
+                            if r in (None, n)])
+                        job.wait(60)
+                    self.resume()
+
+        def test_every_durable_step(self):
+            for nth in range(1, 46):
+                for fault in ("THINWIRE_KILL_WRITE", "THINWIRE_FAIL_WRITE"):
+                    with self.subTest(nth=nth, fault=fault):
+                        job = self.start("durable", env={fault: nth})
+                        self.assertNotEqual(job.wait(60).status, 0)
+                        self.resume()
+
+
 class PhasesResume(unittest.TestCase):
     """20 dense warm-up steps, a mask, a new mask every 50 steps: killed in the
     middle of each phase."""
