@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <numbers>
 #include <vector>
 
 #include "base/error.h"
@@ -82,6 +83,27 @@ TEST(Fill, MomentsAreRight) {
   for (const float v : x) {
     ASSERT_GE(v, -1.0f);
     ASSERT_LT(v, 3.0f);
+  }
+}
+
+// The twin: one block at a time, the C library's functions in fp64.
+TEST(Fill, NormalIsBoxMullerOfThePhiloxBlocks) {
+  constexpr std::int64_t kN = 4099;
+  std::vector<float> x(kN);
+  fill_normal(x.data(), kN, 5, "twin", 1.0f);
+  const PhiloxKey key = make_key(5, Purpose::kInit);
+  const std::uint64_t id = name_seed("twin");
+  for (std::int64_t i = 0; i < kN; ++i) {
+    const PhiloxBlock b = philox(key, {static_cast<std::uint32_t>(i / 4), 0,
+                                       static_cast<std::uint32_t>(id),
+                                       static_cast<std::uint32_t>(id >> 32)});
+    const auto pair = static_cast<std::size_t>(i % 4 / 2 * 2);
+    const double radius =
+        std::sqrt(-2.0 * std::log(1.0 - double{uniform01(b[pair])}));
+    const double angle =
+        2.0 * std::numbers::pi * double{uniform01(b[pair + 1])};
+    const double z = radius * (i % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    ASSERT_NEAR(x[static_cast<std::size_t>(i)], z, 4e-6) << i;
   }
 }
 

@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/backward.h"
-#include "ops/clones.h"
+#include "base/clones.h"
 #include "ops/philox_lanes.h"
 
 namespace thinwire {

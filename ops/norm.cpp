@@ -14,7 +14,7 @@
 
 #include "base/error.h"
 #include "ops/backward.h"
-#include "ops/clones.h"
+#include "base/clones.h"
 
 namespace thinwire {
 namespace {

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <vector>
 
-#include "ops/clones.h"
+#include "base/clones.h"
 
 namespace thinwire {
 namespace {

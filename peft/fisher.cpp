@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "ops/clones.h"
+#include "base/clones.h"
 
 namespace thinwire {
 namespace {
