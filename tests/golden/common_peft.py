@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from common import HERE, write_golden
 
+torch.set_num_threads(1)  # the same bits whenever it is re-made
+
 
 def load(name):
     """The model of a folder in evaluation mode, and its batch."""

@@ -9,9 +9,6 @@ than fp32 gradients can (stated in the file as `gap`)."""
 import torch
 
 from common_peft import load, summed_loss, write
-from common import HERE  # noqa: F401
-
-KEPT = ("bert_classify", "t5_tied")
 
 
 def examples(batch):

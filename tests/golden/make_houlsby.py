@@ -69,7 +69,6 @@ def t5(name, cross):
         module.register_forward_hook(
             lambda mod, x, u, t=t: u + adapter(u, t, TANH_GELU)
         )
-    # The feed-forward's last dropout stands beside its layer norm as well.
     train(model, trained, lambda k: "layer_norm" in k)
     config = {
         "bottleneck": 3,
