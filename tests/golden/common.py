@@ -52,9 +52,10 @@ def write_golden(folder, tensors):
     save_file(
         {k: v.detach().contiguous() for k, v in tensors.items()},
         path,
+        # One key: the writer puts several in any order.
         metadata={
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "made_by": f"torch {torch.__version__}, "
+            f"transformers {transformers.__version__}"
         },
     )
     size = sum(f.stat().st_size for f in folder.iterdir())
