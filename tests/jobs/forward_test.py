@@ -192,7 +192,7 @@ class RemakeGolden(unittest.TestCase):
             for name in names:
                 path = os.path.join(GOLDEN, name, "golden.safetensors")
                 with open(path, "rb") as f:
-                    self.assertIn(b'"transformers"', f.read(4096))
+                    self.assertIn(b"transformers", f.read(4096))
             return
         folder = tempfile.mkdtemp(prefix="thinwire-golden-")
         self.addCleanup(shutil.rmtree, folder)
