@@ -103,7 +103,7 @@ constexpr SectionField kTrain[] = {
      kResults,
      0,
      0,
-     "carry | reset | drop | rewind"},
+     "carry | reset | drop"},
     {{"max_skips", kInt, "10",
       "steps in a row with a non-finite gradient that end the run"},
      kResults,
