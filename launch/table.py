@@ -33,10 +33,11 @@ def read_run(folder):
         raise ValueError(f"{folder}: the run failed: {summary.get('error')}")
     with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as f:
         steps = [json.loads(line) for line in f if '"step"' in line]
+    first = summary.get("first", {})
     sent = [s["sent_bytes"] for s in steps if s["event"] == "step"]
     return {
         "name": os.path.basename(os.path.normpath(folder)),
-        "before": summary.get("first", {}).get("accuracy"),
+        "before": first["accuracy"] if first.get("step") == 0 else None,
         "after": summary["final"]["accuracy"],
         "trainable_parameters": summary["trainable_parameters"],
         "sent_bytes_per_step": sent[-1],
