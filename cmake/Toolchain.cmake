@@ -31,7 +31,9 @@ message(STATUS "ccache: ${CCACHE_PROGRAM}")
 find_program(MOLD_PROGRAM mold)
 find_program(LLD_PROGRAM ld.lld)
 if(MOLD_PROGRAM)
-  add_link_options(-fuse-ld=mold)
+  # Without RELRO: mold 1.10 begins it at a one-byte TLS section, which may lie
+  # in a page that nothing maps, and the program then does not load.
+  add_link_options(-fuse-ld=mold LINKER:-z,norelro)
   message(STATUS "linker: mold")
 elseif(LLD_PROGRAM)
   add_link_options(-fuse-ld=lld)

@@ -3,7 +3,7 @@
 process is left behind.
 
 Run: python3 -m unittest tests/jobs/comm_kill_test.py
-The binaries are those of $THINWIRE_BUILD (default build/release).
+The binaries are those of build/$THINWIRE_PRESET (default release).
 """
 
 import os
@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / os.environ.get("THINWIRE_BUILD", "build/release")
+BUILD = ROOT / "build" / os.environ.get("THINWIRE_PRESET", "release")
 BINARY = BUILD / "tests" / "comm_mpi_tests"
 RANKS = 4
 
