@@ -11,7 +11,7 @@
 #include "data/decode.h"
 #include "dist/evaluate.h"
 #include "launch/job.h"
-#include "launch/open_run.h"
+#include "launch/saved_run.h"
 #include "launch/verbs/verbs.h"
 
 namespace thinwire {
@@ -72,20 +72,12 @@ void write_lines(const std::string& path,
 }
 
 int run(const Arguments& arguments, Communicator& comm) {
-  RunConfig config =
-      load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
-  if (arguments.has("data")) config.eval_data = arguments.get("data");
-  agree_text(comm, "the configuration", config.text);
-  set_threads(config.threads);
-  OpenRun open = open_run(config, Need::kNothing, Need::kRequired);
-  attach_saved_delta(open, arguments.get("delta"));
-  EvalOptions options;
-  options.batch_size = config.train.batch_size;
-  options.samples = config.train.eval_samples;
-  const auto predictions =
-      predict(comm, *open.backbone, *open.task, *open.eval, options);
+  Progress progress;
+  SavedRun saved = open_saved_run(arguments, comm, progress, "predict");
+  const auto predictions = predict(comm, *saved.open.backbone, *saved.open.task,
+                                   *saved.open.eval, saved.options);
   if (comm.rank() == 0) {
-    write_lines(arguments.get("output"), predictions, *open.eval);
+    write_lines(arguments.get("output"), predictions, *saved.open.eval);
   }
   return kExitDone;
 }

@@ -1,0 +1,35 @@
+#include "launch/saved_run.h"
+
+#include <utility>
+
+#include "comm/communicator.h"
+#include "launch/job.h"
+
+namespace thinwire {
+
+SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
+                        Progress& progress, std::string_view what) {
+  RunConfig config =
+      load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
+  if (arguments.has("data")) config.eval_data = arguments.get("data");
+  agree_text(comm, "the configuration", config.text);
+  set_threads(config.threads);
+  SavedRun run;
+  run.open = open_run(std::move(config), Need::kNothing, Need::kRequired);
+  attach_saved_delta(run.open, arguments.get("delta"), &run.delta);
+  agree_text(comm, "the delta", run.delta);
+
+  const TrainOptions& train = run.open.config.train;
+  run.options.batch_size =
+      train.eval_batch_size > 0 ? train.eval_batch_size : train.batch_size;
+  run.options.samples = train.eval_samples;
+  if (comm.rank() == 0) {
+    run.options.progress = [&progress, what = std::string(what)](
+                               std::int64_t done, std::int64_t of) {
+      progress.work(what, done, of);
+    };
+  }
+  return run;
+}
+
+}  // namespace thinwire

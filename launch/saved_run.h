@@ -1,0 +1,29 @@
+// What `eval` and `predict` begin with: a config, a delta that was saved, and
+// the folder of shards to go over.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "dist/evaluate.h"
+#include "launch/open_run.h"
+#include "launch/progress.h"
+#include "launch/verb.h"
+
+namespace thinwire {
+
+class Communicator;
+
+struct SavedRun {
+  OpenRun open;         // the delta attached, open.eval the folder
+  std::string delta;    // its path
+  EvalOptions options;  // rank 0 shows progress as `what`
+};
+
+// Reads CONFIG, overrides, --data and --delta. Blocks on all ranks until they
+// agree on config and delta. `progress` must outlive the result. Throws
+// UsageError, IoError or CommError.
+SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
+                        Progress& progress, std::string_view what);
+
+}  // namespace thinwire
