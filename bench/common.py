@@ -68,11 +68,23 @@ def machine():
                 command=" ".join(sys.argv))
 
 
+def without_folders(value):
+    """Absolute paths by their last part: results name no machine's folders."""
+    if isinstance(value, dict):
+        return {k: without_folders(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_folders(v) for v in value]
+    if isinstance(value, str):
+        return " ".join(os.path.basename(w) if os.path.isabs(w) else w
+                        for w in value.split(" "))
+    return value
+
+
 def save(name, record):
     path = os.path.join(ROOT, "bench", "results", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as f:
-        json.dump(record, f, indent=1)
+        json.dump(without_folders(record), f, indent=1)
         f.write("\n")
     print("raw figures:", os.path.relpath(path, ROOT))
 
