@@ -52,28 +52,40 @@ std::size_t row_bytes(const at::Tensor& x, std::int64_t rows) {
                          static_cast<std::size_t>(x.element_size());
 }
 
+// Calls f(row in the packed tensor, row in the padded one, rows, rows of
+// padding) for every sequence.
+template <class F>
+void each_sequence(const Ragged& shape, const F& f) {
+  const auto longest = static_cast<std::size_t>(shape.max_length);
+  for (std::size_t b = 0; b + 1 < shape.offsets.size(); ++b) {
+    const auto begin = static_cast<std::size_t>(shape.offsets[b]);
+    const auto length = static_cast<std::size_t>(shape.offsets[b + 1]) - begin;
+    f(begin, b * longest, length, longest - length);
+  }
+}
+
+// Sizes of x with its first `dims` dimensions replaced.
+std::vector<std::int64_t> with_rows(const at::Tensor& x, std::int64_t dims,
+                                    std::vector<std::int64_t> rows) {
+  rows.insert(rows.end(), x.sizes().begin() + dims, x.sizes().end());
+  return rows;
+}
+
 at::Tensor unpad(const at::Tensor& padded, const RaggedPtr& shape);
 
 // Each is the other's backward.
 at::Tensor pad(const at::Tensor& x, const RaggedPtr& shape) {
   const auto batch = static_cast<std::int64_t>(shape->offsets.size()) - 1;
   const at::Tensor source = x.contiguous();
-  std::vector<std::int64_t> sizes{batch, shape->max_length};
-  sizes.insert(sizes.end(), x.sizes().begin() + 1, x.sizes().end());
-  at::Tensor out = at::empty(sizes, x.options().requires_grad(false));
+  at::Tensor out = at::empty(with_rows(x, 1, {batch, shape->max_length}),
+                             x.options().requires_grad(false));
   const std::size_t row = row_bytes(source, shape->offsets.back());
   const auto* from = static_cast<const char*>(source.const_data_ptr());
   auto* to = static_cast<char*>(out.mutable_data_ptr());
-  const std::size_t block = row * static_cast<std::size_t>(shape->max_length);
-  for (std::size_t b = 0; b + 1 < shape->offsets.size(); ++b) {
-    const std::size_t used =
-        row *
-        static_cast<std::size_t>(shape->offsets[b + 1] - shape->offsets[b]);
-    std::memcpy(to, from, used);
-    std::memset(to + used, 0, block - used);
-    from += used;
-    to += block;
-  }
+  each_sequence(*shape, [&](auto packed, auto padded, auto rows, auto rest) {
+    std::memcpy(to + padded * row, from + packed * row, rows * row);
+    std::memset(to + (padded + rows) * row, 0, rest * row);
+  });
   return with_backward(
       std::move(out), {x},
       [shape](const at::Tensor& grad, const std::vector<bool>&) {
@@ -84,21 +96,14 @@ at::Tensor pad(const at::Tensor& x, const RaggedPtr& shape) {
 
 at::Tensor unpad(const at::Tensor& padded, const RaggedPtr& shape) {
   const at::Tensor source = padded.contiguous();
-  std::vector<std::int64_t> sizes{shape->offsets.back()};
-  sizes.insert(sizes.end(), padded.sizes().begin() + 2, padded.sizes().end());
-  at::Tensor out = at::empty(sizes, padded.options().requires_grad(false));
+  at::Tensor out = at::empty(with_rows(padded, 2, {shape->offsets.back()}),
+                             padded.options().requires_grad(false));
   const std::size_t row = row_bytes(out, shape->offsets.back());
   const auto* from = static_cast<const char*>(source.const_data_ptr());
   auto* to = static_cast<char*>(out.mutable_data_ptr());
-  const std::size_t block = row * static_cast<std::size_t>(shape->max_length);
-  for (std::size_t b = 0; b + 1 < shape->offsets.size(); ++b) {
-    const std::size_t used =
-        row *
-        static_cast<std::size_t>(shape->offsets[b + 1] - shape->offsets[b]);
-    std::memcpy(to, from, used);
-    from += block;
-    to += used;
-  }
+  each_sequence(*shape, [&](auto packed, auto padded_row, auto rows, auto) {
+    std::memcpy(to + packed * row, from + padded_row * row, rows * row);
+  });
   return with_backward(
       std::move(out), {padded},
       [shape](const at::Tensor& grad, const std::vector<bool>&) {
@@ -229,9 +234,7 @@ at::Tensor pad_rows(const at::Tensor& x, const Layout& layout) {
   THINWIRE_ASSERT(x.size(0) == layout.rows(), "{} rows, layout of {}",
                   x.size(0), layout.rows());
   if (!layout.uniform) return pad(x, ragged(layout));
-  std::vector<std::int64_t> sizes{layout.batch(), layout.max_length};
-  sizes.insert(sizes.end(), x.sizes().begin() + 1, x.sizes().end());
-  return x.reshape(sizes);
+  return x.reshape(with_rows(x, 1, {layout.batch(), layout.max_length}));
 }
 
 at::Tensor unpad_rows(const at::Tensor& x, const Layout& layout) {

@@ -25,13 +25,13 @@ constexpr Field kFields[] = {
      "of the head's weights where the checkpoint has none"},
 };
 
-class Classify : public Task {
+class Classify : public PooledTask {
  public:
   explicit Classify(const TaskConfig& config)
-      : labels_(config.at("labels").get<std::int64_t>()),
-        head_seed_(config.at("head_seed").get<std::uint64_t>()) {
-    if (labels_ < 2 || labels_ > 1 << 20) {
-      fail<UsageError>("task.labels is {}; it must be from 2 to {}", labels_,
+      : PooledTask(config.at("labels").get<std::int64_t>(),
+                   config.at("head_seed").get<std::uint64_t>()) {
+    if (outputs_ < 2 || outputs_ > 1 << 20) {
+      fail<UsageError>("task.labels is {}; it must be from 2 to {}", outputs_,
                        1 << 20);
     }
     const auto f1 = config.at("f1").get<std::string>();
@@ -39,14 +39,10 @@ class Classify : public Task {
       fail<UsageError>("task.f1 is '{}'; choose one of: auto, binary, macro",
                        f1);
     }
-    binary_f1_ = f1 == "binary" || (f1 == "auto" && labels_ == 2);
+    binary_f1_ = f1 == "binary" || (f1 == "auto" && outputs_ == 2);
   }
 
   std::string_view kind() const override { return "classify"; }
-
-  void add_head(Backbone& backbone, TensorSource& source) override {
-    head_.add(backbone, source, labels_, head_seed_, kind());
-  }
 
   BackboneInput collate(std::span<const Sample> samples,
                         const ModelConfig& config) const override {
@@ -55,12 +51,13 @@ class Classify : public Task {
                           at::TensorOptions().dtype(at::kLong));
     auto* labels = in.labels.mutable_data_ptr<std::int64_t>();
     for (const Sample& sample : samples) {
-      if (!(sample.label >= 0 && sample.label < static_cast<double>(labels_)) ||
+      if (!(sample.label >= 0 &&
+            sample.label < static_cast<double>(outputs_)) ||
           sample.label != std::floor(sample.label)) {
         fail<UsageError>(
             "sample {}: label {} is not a class from 0 to {} (task.labels is "
             "{})",
-            sample.id, sample.label, labels_ - 1, labels_);
+            sample.id, sample.label, outputs_ - 1, outputs_);
       }
       *labels++ = static_cast<std::int64_t>(sample.label);
     }
@@ -73,20 +70,15 @@ class Classify : public Task {
             static_cast<double>(in.labels.numel())};
   }
 
-  at::Tensor logits(Backbone& backbone, const BackboneInput& in,
-                    const ForwardContext& ctx) override {
-    return head_.forward(backbone, in, ctx);
-  }
-
   std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
                                 const ForwardContext& ctx) override {
     const at::NoGradGuard no_grad;
     const std::vector<double> p =
         to_doubles(logits(backbone, in, ctx).to(at::kDouble).softmax(1));
-    THINWIRE_ASSERT(p.size() == static_cast<std::size_t>(labels_),
+    THINWIRE_ASSERT(p.size() == static_cast<std::size_t>(outputs_),
                     "outcomes of a batch of {}", in.sample_ids.size());
     std::vector<Outcome> out;
-    for (std::int64_t c = 0; c < labels_; ++c) {
+    for (std::int64_t c = 0; c < outputs_; ++c) {
       out.push_back({at::full({1}, c, at::TensorOptions().dtype(at::kLong)),
                      p[static_cast<std::size_t>(c)]});
     }
@@ -114,10 +106,10 @@ class Classify : public Task {
     const auto best = to_doubles(p.argmax(1));
     const auto* scores = p.const_data_ptr<float>();
     std::vector<Prediction> out(in.sample_ids.size());
-    for (std::size_t b = 0; b < out.size(); ++b, scores += labels_) {
+    for (std::size_t b = 0; b < out.size(); ++b, scores += outputs_) {
       out[b].sample = in.sample_ids[b];
       out[b].value = best[b];
-      out[b].scores.assign(scores, scores + labels_);
+      out[b].scores.assign(scores, scores + outputs_);
     }
     return out;
   }
@@ -133,10 +125,7 @@ class Classify : public Task {
   std::string_view main_metric() const override { return "accuracy"; }
 
  private:
-  std::int64_t labels_;
-  std::uint64_t head_seed_;
   bool binary_f1_;
-  PooledHead head_;
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The head of sentence-level tasks, as HF's *ForSequenceClassification:
-// dropout on the pooled vector, then one linear layer, `classifier`.
+// dropout on the pooled vector, then one linear layer, `classifier`; and what
+// such tasks share.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 
 #include "models/backbone.h"
 #include "models/tensor_source.h"
+#include "tasks/task.h"
 
 namespace thinwire {
 
@@ -24,6 +26,28 @@ class PooledHead {
 
  private:
   int site_ = -1;
+};
+
+// A task whose logits are the head's outputs, [B, outputs].
+class PooledTask : public Task {
+ public:
+  PooledTask(std::int64_t outputs, std::uint64_t head_seed)
+      : outputs_(outputs), head_seed_(head_seed) {}
+
+  void add_head(Backbone& backbone, TensorSource& source) override {
+    head_.add(backbone, source, outputs_, head_seed_, kind());
+  }
+  at::Tensor logits(Backbone& backbone, const BackboneInput& in,
+                    const ForwardContext& ctx) override {
+    return head_.forward(backbone, in, ctx);
+  }
+
+ protected:
+  const std::int64_t outputs_;
+
+ private:
+  const std::uint64_t head_seed_;
+  PooledHead head_;
 };
 
 }  // namespace thinwire

@@ -21,16 +21,12 @@ constexpr Field kFields[] = {
      "of the head's weights where the checkpoint has none"},
 };
 
-class Regress : public Task {
+class Regress : public PooledTask {
  public:
   explicit Regress(const TaskConfig& config)
-      : head_seed_(config.at("head_seed").get<std::uint64_t>()) {}
+      : PooledTask(1, config.at("head_seed").get<std::uint64_t>()) {}
 
   std::string_view kind() const override { return "regress"; }
-
-  void add_head(Backbone& backbone, TensorSource& source) override {
-    head_.add(backbone, source, 1, head_seed_, kind());
-  }
 
   BackboneInput collate(std::span<const Sample> samples,
                         const ModelConfig& config) const override {
@@ -51,11 +47,6 @@ class Regress : public Task {
                  const ForwardContext& ctx) override {
     return {squared_error_sum(logits(backbone, in, ctx), in.labels),
             static_cast<double>(in.labels.numel())};
-  }
-
-  at::Tensor logits(Backbone& backbone, const BackboneInput& in,
-                    const ForwardContext& ctx) override {
-    return head_.forward(backbone, in, ctx);
   }
 
   // The squared error is -log of a Gaussian of variance 1/2, up to a constant.
@@ -99,10 +90,6 @@ class Regress : public Task {
             {"loss", r.loss}};
   }
   std::string_view main_metric() const override { return "pearson"; }
-
- private:
-  std::uint64_t head_seed_;
-  PooledHead head_;
 };
 
 }  // namespace
