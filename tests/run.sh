@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs every test; prints build and test time, and last a
-# line `N passed, M failed, K skipped`.
+# line `N passed, M failed, K skipped`, with the reasons of the skips.
 #
 #   bash tests/run.sh [--long]
 #     --long   also kill storms over many seeds, and the sanitizer build
@@ -49,7 +49,8 @@ add() {
 run_ctest "build/$THINWIRE_PRESET"
 
 PYTHONPATH=$PWD .venv/bin/python tests/harness/run_python.py "$log.python"
-add "$(cat "$log.python")"
+add "$(head -n 1 "$log.python")"
+reasons=$(tail -n +2 "$log.python" | paste -sd ';')
 
 if [[ -n $long ]]; then
   # Open MPI and LibTorch keep memory until the process ends.
@@ -60,5 +61,5 @@ fi
 
 echo
 echo "build $build_seconds s, tests $((SECONDS - began)) s"
-echo "$passed passed, $failed failed, $skipped skipped"
+echo "$passed passed, $failed failed, $skipped skipped${reasons:+ ($reasons)}"
 ((failed == 0 && passed > 0))

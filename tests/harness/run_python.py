@@ -1,5 +1,6 @@
 """Runs tests/*_test.py, tests/jobs/*_test.py and data/**/*_test.py, shows each
-test with its time, and writes «passed failed skipped» to the file given."""
+test with its time, and writes «passed failed skipped» to the file given, and below
+that a line with each reason why something was skipped."""
 
 import glob
 import importlib.util
@@ -47,6 +48,8 @@ def main():
     with open(sys.argv[1], "w", encoding="utf-8") as f:
         f.write(f"{getattr(result, 'passed', 0)} {failed} "
                 f"{len(result.skipped)}\n")
+        f.writelines(f"{reason}\n" for reason in sorted(
+            {reason for _, reason in result.skipped}))
     return 0 if failed == 0 else 1
 
 
