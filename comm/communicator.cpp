@@ -108,10 +108,10 @@ class TransportCommunicator : public Communicator {
       if (theirs[0] == color) members.emplace_back(theirs[1], r);
     }
     std::ranges::sort(members);
-    const auto place = std::ranges::find(members, std::pair(key, rank()));
-    auto child = make_communicator_over(transport_->split(
-        calls_, color, static_cast<int>(place - members.begin()),
-        static_cast<int>(members.size())));
+    std::vector<int> ranks;
+    for (const auto& [place, rank] : members) ranks.push_back(rank);
+    auto child =
+        make_communicator_over(transport_->split(calls_, color, ranks));
     child->set_default_timeout_seconds(timeout_seconds_);
     return child;
   }
@@ -151,6 +151,19 @@ class TransportCommunicator : public Communicator {
 };
 
 }  // namespace
+
+std::vector<int> hosts_of(const std::vector<int>& hosts,
+                          std::span<const int> members) {
+  std::vector<int> result;
+  for (const int member : members) {
+    const int host = hosts[static_cast<std::size_t>(member)];
+    const auto first = std::ranges::find_if(members, [&](int other) {
+      return hosts[static_cast<std::size_t>(other)] == host;
+    });
+    result.push_back(static_cast<int>(first - members.begin()));
+  }
+  return result;
+}
 
 std::unique_ptr<Communicator> make_communicator_over(
     std::unique_ptr<Transport> transport) {

@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "base/handle.h"
 #include "base/hash.h"
+#include "comm/backoff.h"
 #include "comm/transport.h"
 
 namespace thinwire {
@@ -79,30 +80,44 @@ Home my_home() {
   return {hash64(place), getpid()};
 }
 
-// Rounds of waiting: first spin, then yield, then sleep for a small part of the
-// time waited so far, so that a long wait costs neither the core nor latency.
-class Patience {
- public:
-  explicit Patience(bool crowded) : crowded_(crowded) {}
+// The host of each rank of comm, by its lowest rank: where ranks share memory.
+std::vector<int> find_hosts(MPI_Comm comm, int rank, int size) {
+  MPI_Comm near = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL,
+                            &near),
+        "MPI_Comm_split_type");
+  const CommHandle handle(near);
+  int lowest = rank;
+  check(MPI_Bcast(&lowest, 1, MPI_INT, 0, near), "MPI_Bcast");
+  std::vector<int> hosts(static_cast<std::size_t>(size));
+  check(MPI_Allgather(&lowest, 1, MPI_INT, hosts.data(), 1, MPI_INT, comm),
+        "MPI_Allgather");
+  return hosts;
+}
 
-  // Whether clock, peers and notices are worth a look: not on the first polls.
-  bool look() { return ++polls_ % (crowded_ ? 8 : 64) == 0; }
-
-  // Yields soon even where each rank should have a core: two ranks that the
-  // scheduler has put on one would else wait for each other's time slices.
-  void rest(SteadyClock::duration waited) const {
-    if (waited < microseconds(crowded_ ? 100 : 2000)) {
-      if (crowded_ || waited > microseconds(20)) sched_yield();
-      return;
-    }
-    std::this_thread::sleep_for(std::clamp<SteadyClock::duration>(
-        waited / 64, microseconds(1), microseconds(500)));
+MPI_Datatype datatype(Element element) {
+  switch (element) {
+    case Element::kFloat32:
+      return MPI_FLOAT;
+    case Element::kFloat64:
+      return MPI_DOUBLE;
+    case Element::kInt64:
+      break;
   }
+  return MPI_INT64_T;
+}
 
- private:
-  const bool crowded_;
-  unsigned polls_ = 0;
-};
+MPI_Op operation(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return MPI_SUM;
+    case ReduceOp::kMax:
+      return MPI_MAX;
+    case ReduceOp::kMin:
+      break;
+  }
+  return MPI_MIN;
+}
 
 class MpiTransport : public Transport {
  public:
@@ -115,6 +130,7 @@ class MpiTransport : public Transport {
     check(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, homes_.data(),
                         sizeof mine, MPI_BYTE, data_.get()),
           "MPI_Allgather");
+    hosts_ = find_hosts(data_.get(), rank_, size_);
     const auto neighbours =
         std::ranges::count(homes_, mine.place, &Home::place);
     cpu_set_t cpus;
@@ -137,6 +153,9 @@ class MpiTransport : public Transport {
   // only a wait for one that does not may sleep.
   std::size_t max_message_bytes() const noexcept override { return 1 << 20; }
 
+  bool crowded() const noexcept override { return crowded_; }
+  const std::vector<int>& hosts() const noexcept override { return hosts_; }
+
   Ticket send(int to, MessageTag tag,
               std::span<const std::byte> data) override {
     MPI_Request request = MPI_REQUEST_NULL;
@@ -147,15 +166,10 @@ class MpiTransport : public Transport {
   }
 
   Ticket receive(int from, std::span<std::byte> data) override {
-    MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Irecv(data.data(), static_cast<int>(data.size()), MPI_BYTE, from,
-                    MPI_ANY_TAG, data_.get(), &request),
-          "MPI_Irecv");
-    return {.handle = pack(request),
-            .peer = from,
-            .receives = true,
-            .data = data.data(),
-            .size = data.size()};
+    return start_receive(from, MPI_ANY_TAG, data);
+  }
+  Ticket receive(int from, MessageTag tag, std::span<std::byte> data) override {
+    return start_receive(from, static_cast<int>(tag), data);
   }
 
   MessageResult wait(Ticket& ticket,
@@ -163,9 +177,9 @@ class MpiTransport : public Transport {
     MessageResult result;
     if (test(ticket, result)) return result;
     const auto begin = SteadyClock::now();
-    for (Patience patience(crowded_);;) {
+    for (Backoff backoff(crowded_);;) {
       if (test(ticket, result)) return result;
-      if (!patience.look()) continue;
+      if (!backoff.look()) continue;
       const auto now = SteadyClock::now();
       if (find_failure(ticket.peer, now, result.text)) {
         // What had arrived before the failure still counts.
@@ -177,8 +191,42 @@ class MpiTransport : public Transport {
         result.status = MessageResult::Status::kTimeout;
         return result;
       }
-      patience.rest(now - begin);
+      backoff.rest(now - begin);
     }
+  }
+
+  bool poll(Ticket& ticket, MessageResult& result) override {
+    return test(ticket, result);
+  }
+  bool failed(int peer, SteadyClock::time_point now,
+              std::string& why) override {
+    return find_failure(peer, now, why);
+  }
+  void rest(SteadyClock::duration waited) override {
+    Backoff(crowded_).rest(waited);
+  }
+  bool stray(int from, MessageTag& tag) override {
+    int there = 0;
+    MPI_Status status;
+    if (MPI_Iprobe(from, MPI_ANY_TAG, data_.get(), &there, &status) !=
+            MPI_SUCCESS ||
+        there == 0) {
+      return false;
+    }
+    tag = static_cast<MessageTag>(status.MPI_TAG);
+    return true;
+  }
+
+  bool has_all_reduce() const noexcept override { return true; }
+  Ticket start_all_reduce(std::span<std::byte> data, Element element,
+                          ReduceOp op) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(
+        MPI_Iallreduce(MPI_IN_PLACE, data.data(),
+                       static_cast<int>(data.size() / element_bytes(element)),
+                       datatype(element), operation(op), data_.get(), &request),
+        "MPI_Iallreduce");
+    return {.handle = pack(request), .size = data.size()};
   }
 
   // The buffer must not be written to later: a receive that no message has
@@ -211,10 +259,12 @@ class MpiTransport : public Transport {
     }
   }
 
-  std::unique_ptr<Transport> split(std::uint32_t, int color, int new_rank,
-                                   int) override {
+  std::unique_ptr<Transport> split(std::uint32_t, int color,
+                                   std::span<const int> members) override {
+    const auto place = std::ranges::find(members, rank_) - members.begin();
     MPI_Comm child = MPI_COMM_NULL;
-    check(MPI_Comm_split(data_.get(), color & 0x7fffffff, new_rank, &child),
+    check(MPI_Comm_split(data_.get(), color & 0x7fffffff,
+                         static_cast<int>(place), &child),
           "MPI_Comm_split");
     const CommHandle handle(child);
     return std::make_unique<MpiTransport>(child);
@@ -233,6 +283,18 @@ class MpiTransport : public Transport {
     MPI_Request request;
     std::memcpy(&request, &handle, sizeof request);
     return request;
+  }
+
+  Ticket start_receive(int from, int tag, std::span<std::byte> data) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Irecv(data.data(), static_cast<int>(data.size()), MPI_BYTE, from,
+                    tag, data_.get(), &request),
+          "MPI_Irecv");
+    return {.handle = pack(request),
+            .peer = from,
+            .receives = true,
+            .data = data.data(),
+            .size = data.size()};
   }
 
   // True when the message is done or has failed.
@@ -296,12 +358,18 @@ class MpiTransport : public Transport {
         std::string_view(text.data(), static_cast<std::size_t>(count)));
   }
 
+  // peer -1: any rank.
   std::string find_dead(int peer) const {
-    const Home& home = homes_[static_cast<std::size_t>(peer)];
     const Home& mine = homes_[static_cast<std::size_t>(rank_)];
-    if (home.place == mine.place &&
-        kill(static_cast<pid_t>(home.pid), 0) != 0 && errno == ESRCH) {
-      return fmt::format("its process (pid {}) is gone", home.pid);
+    for (int rank = std::max(peer, 0); rank < size_; ++rank) {
+      const Home& home = homes_[static_cast<std::size_t>(rank)];
+      if (home.place == mine.place &&
+          kill(static_cast<pid_t>(home.pid), 0) != 0 && errno == ESRCH) {
+        return peer < 0 ? fmt::format("the process of rank {} (pid {}) is gone",
+                                      rank, home.pid)
+                        : fmt::format("its process (pid {}) is gone", home.pid);
+      }
+      if (peer >= 0) break;
     }
     if (getppid() != parent_) {
       return fmt::format("the launcher of rank {} is gone", rank_);
@@ -312,7 +380,8 @@ class MpiTransport : public Transport {
   CommHandle data_, notices_;
   int rank_ = 0, size_ = 1;
   std::vector<Home> homes_;  // by rank
-  bool crowded_ = false;     // more ranks than cores here
+  std::vector<int> hosts_;
+  bool crowded_ = false;  // more ranks than cores here
   bool failed_ = false, stopped_ = false;
   std::string failure_;  // why no wait can succeed any more
   SteadyClock::time_point next_look_{};

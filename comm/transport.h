@@ -10,6 +10,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "comm/combine.h"
 
 namespace thinwire {
 
@@ -51,17 +54,37 @@ class Transport {
   // The longest message; the caller cuts what is longer. Equal on all ranks.
   virtual std::size_t max_message_bytes() const noexcept = 0;
 
+  // Whether more ranks than cores share this host, so that a rank that spins
+  // takes the core from those it waits for.
+  virtual bool crowded() const noexcept = 0;
+  // The host of each rank, by its lowest rank.
+  virtual const std::vector<int>& hosts() const noexcept = 0;
+
   // Start a message and return. Between two ranks messages arrive in the order
-  // they were sent; a receive takes the next one whatever its tag and size.
-  // The buffer belongs to the transport until the ticket is done or abandoned.
+  // they were sent; a receive takes the next one whatever its size, of this tag
+  // or whatever its tag. The buffer belongs to the transport until the ticket
+  // is done or abandoned.
   virtual Ticket send(int to, MessageTag tag,
                       std::span<const std::byte> data) = 0;
   virtual Ticket receive(int from, std::span<std::byte> data) = 0;
+  virtual Ticket receive(int from, MessageTag tag,
+                         std::span<std::byte> data) = 0;
 
   // Blocks until the message is done, the deadline has passed, or a failure of
   // the group becomes known.
   virtual MessageResult wait(Ticket& ticket,
                              SteadyClock::time_point deadline) = 0;
+  // Whether the message is done or has failed: then `result` says which, and
+  // the ticket is spent. Never blocks, and does not look for failures of the
+  // group: whoever polls asks failed() from time to time, and rests between
+  // polls that found nothing, having waited for so long.
+  virtual bool poll(Ticket& ticket, MessageResult& result) = 0;
+  virtual bool failed(int peer, SteadyClock::time_point now,
+                      std::string& why) = 0;
+  virtual void rest(SteadyClock::duration waited) = 0;
+  // Whether a message of `from` has arrived that no receive started so far
+  // takes; the tag of the oldest of those.
+  virtual bool stray(int from, MessageTag& tag) = 0;
   // Gives up a message that will not be waited for again.
   virtual void abandon(Ticket& ticket) noexcept = 0;
 
@@ -70,17 +93,28 @@ class Transport {
   // counts. Does not block.
   virtual void stop(std::string_view why) noexcept = 0;
 
-  // Ranks of equal colour form a new transport; new_rank and new_size are this
-  // rank's place in it. `call` is the same number on every rank, and different
-  // for every split. Collective: the caller has made sure that all arrive.
+  // The library's own all-reduce, where there is one, in place; at most 2^30
+  // elements. The ticket's peer is -1. Collective: all ranks call it in turn.
+  virtual bool has_all_reduce() const noexcept = 0;
+  virtual Ticket start_all_reduce(std::span<std::byte> data, Element element,
+                                  ReduceOp op) = 0;
+
+  // Ranks of equal colour form a new transport: `members`, in the order of
+  // their new ranks. `call` is the same number on every rank, and different for
+  // every split. Collective: the caller has made sure that all arrive.
   virtual std::unique_ptr<Transport> split(std::uint32_t call, int color,
-                                           int new_rank, int new_size) = 0;
+                                           std::span<const int> members) = 0;
 };
 
 // One rank, no messages.
 std::unique_ptr<Transport> make_self_transport();
 
 class Communicator;
+
+// Hosts of some of the ranks, in their order, each by the lowest place that it
+// holds among them.
+std::vector<int> hosts_of(const std::vector<int>& hosts,
+                          std::span<const int> members);
 
 // A communicator over any transport, with the algorithms of comm/collectives.h.
 std::unique_ptr<Communicator> make_communicator_over(
