@@ -210,29 +210,37 @@ inline void agrees(Communicator& comm) {
 }
 
 inline void reduces(Communicator& comm) {
+  const int p = comm.size(), r = comm.rank();
   for (const std::int64_t k : {0, 10, 16384, 100000}) {
-    at::Tensor grads = coded<float>(k, comm.rank());
-    const auto reducer = make_flat_reducer(comm, grads);
-    for (int step = 0; step < 2; ++step) {
-      grads.copy_(coded<float>(k, comm.rank()));
-      double header[3] = {0.25 * comm.rank(), 4, comm.rank() == 0 ? 1.0 : 0.0};
-      reducer->ready(k / 2, k - k / 2);
-      reducer->ready(0, k / 2);
-      const ExchangeStats stats = reducer->finish(header);
-      const int p = comm.size();
-      EXPECT_EQ(header[0], 0.25 * (p * (p - 1) / 2));
-      EXPECT_EQ(header[1], 4.0 * p);
-      EXPECT_EQ(header[2], 1.0);
+    at::Tensor grads = coded<float>(k, r);
+    ReducerOptions options;
+    if (k > 0) options.buckets = {{k / 2, k - k / 2}, {0, k / 2}};
+    const auto reducer = make_reducer(comm, grads, options);
+    for (std::uint64_t step = 0; step < 2; ++step) {
+      grads.copy_(coded<float>(k, r));
+      Guard guard{.fingerprint = 7,
+                  .flags = 1u << r,
+                  .loss = 0.25 * r,
+                  .weight = 4,
+                  .squares = 0.5f,
+                  .tokens = r == 0 ? 0xfffffff0u : 20u};
+      reducer->begin(step);
+      if (k > 0 && r % 2 == 0) reducer->ready(1);
+      const ExchangeStats stats = reducer->finish(guard);
+      EXPECT_EQ(guard.fingerprint, 7u);
+      EXPECT_EQ(guard.flags, (1u << p) - 1);
+      EXPECT_EQ(guard.loss, 0.25 * (p * (p - 1) / 2));
+      EXPECT_EQ(guard.weight, 4.0 * p);
+      EXPECT_EQ(guard.squares, 0.5f * static_cast<float>(p));
+      EXPECT_EQ(guard.tokens, p == 1 ? 0xfffffff0u : 0xffffffffu);
       at::Tensor want = coded<float>(k, 0);
-      for (int r = 1; r < p; ++r) want.add_(coded<float>(k, r));
+      for (int i = 1; i < p; ++i) want.add_(coded<float>(k, i));
       EXPECT_TRUE(grads.equal(want)) << "k = " << k;
-      EXPECT_EQ(stats.bytes_sent,
-                all_reduce_bytes_sent(p, comm.rank(), 4 * k) +
-                    all_reduce_bytes_sent(p, comm.rank(), sizeof header, 8));
       if (k >= 16384) {
         EXPECT_LE(static_cast<double>(stats.bytes_sent),
                   1.02 * 2 * (p - 1) / p * 4 * static_cast<double>(k));
       }
+      EXPECT_EQ(stats.bytes_sent > 0, p > 1);
       EXPECT_GE(stats.seconds_blocked, 0);
     }
   }
@@ -264,6 +272,23 @@ inline void other_sizes_are_refused(Communicator& comm) {
     EXPECT_THAT(texts, testing::Contains(HasSubstr(
                            "all_reduce 'grads': the ranks do not pass the "
                            "same size: rank ")));
+  }
+}
+
+inline void other_fingerprints_are_refused(Communicator& comm) {
+  if (comm.size() == 1) return;
+  const auto texts = all_fail(comm, [&](Communicator& group) {
+    at::Tensor x = coded<float>(10, group.rank());
+    ReducerOptions options;
+    options.buckets = {{0, 10}};
+    const auto reducer = make_reducer(group, x, options);
+    Guard guard{.fingerprint = group.rank() == 1 ? 8u : 7u};
+    reducer->begin(3);
+    reducer->finish(guard);
+  });
+  for (const std::string& text : texts) {
+    EXPECT_THAT(text, HasSubstr("fingerprint of exchange 3"));
+    EXPECT_THAT(text, HasSubstr("rank 1 with "));
   }
 }
 
@@ -316,6 +341,7 @@ inline constexpr Case kCases[] = {
     {"Agrees", agrees},
     {"Reduces", reduces},
     {"OtherSizesAreRefused", other_sizes_are_refused},
+    {"OtherFingerprintsAreRefused", other_fingerprints_are_refused},
     {"OtherCallsAreRefused", other_calls_are_refused},
     {"NeverArrives", a_rank_that_never_arrives_is_named},
 };

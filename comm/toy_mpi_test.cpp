@@ -58,7 +58,9 @@ Trained train(Communicator& comm, std::int64_t batch, std::int64_t begin,
               std::int64_t count) {
   at::Tensor values = normal({kCount}, "values").mul_(0.3).requires_grad_(true);
   at::Tensor grads = at::zeros_like(values.detach());
-  const auto reducer = make_flat_reducer(comm, grads);
+  ReducerOptions options;
+  options.buckets = {{0, kCount}};
+  const auto reducer = make_reducer(comm, grads, options);
   Trained result;
   for (int step = 0; step < kSteps; ++step) {
     const std::string name = "step " + std::to_string(step);
@@ -71,11 +73,13 @@ Trained train(Communicator& comm, std::int64_t batch, std::int64_t begin,
     grads.copy_(values.grad());
     values.mutable_grad().zero_();
 
-    double header[2] = {loss.item<double>(), static_cast<double>(count)};
-    reducer->ready(0, kCount);
-    reducer->finish(header);
-    result.losses.push_back(header[0] / header[1]);
-    values.detach().sub_(grads.div(header[1]), kLearningRate);
+    Guard guard{.loss = loss.item<double>(),
+                .weight = static_cast<double>(count)};
+    reducer->begin(static_cast<std::uint64_t>(step));
+    reducer->ready(0);
+    reducer->finish(guard);
+    result.losses.push_back(guard.loss / guard.weight);
+    values.detach().sub_(grads.div(guard.weight), kLearningRate);
   }
   result.values = values.detach();
   return result;

@@ -1,9 +1,12 @@
 #include "dist/step.h"
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <span>
 
 #include "base/error.h"
@@ -27,55 +30,88 @@ double lap(Clock::time_point& since) {
 
 }  // namespace
 
-// What rides with the gradient, summed over ranks by the exchange: 32 bytes,
-// then the samples of each task that some entry asks about.
-struct Stepper::Header {
-  enum Slot { kLoss, kWeight, kTokens, kVotes, kFixed };
-  // Ranks that vote for something are counted in 12 bits each of one double,
-  // which holds 53 exactly.
-  enum Vote { kNonFinite, kError, kCheckpoint, kStop };
-  static constexpr double kMostRanks = 4096;
-
-  explicit Header(std::size_t tasks) : numbers(kFixed + tasks, 0.0) {}
-  double& operator[](std::size_t i) { return numbers[i]; }
-  void vote(Vote v) { numbers[kVotes] += std::pow(kMostRanks, v); }
-  bool voted(Vote v) const {
-    const double above = std::floor(numbers[kVotes] / std::pow(kMostRanks, v));
-    return std::fmod(above, kMostRanks) > 0;
-  }
-  std::vector<double> numbers;
+// What this rank says of its micro-batches.
+struct Stepper::Local {
+  double loss = 0, weight = 0;
+  std::int64_t tokens = 0;
+  std::vector<std::int64_t> samples;  // of each task asked for
 };
+
+namespace {
+
+// Bits of Guard::flags. Then come the tasks present, as far as they fit.
+enum Vote : std::uint32_t {
+  kNonFinite = 1,
+  kError = 2,
+  kCheckpoint = 4,
+  kStop = 8,
+};
+constexpr std::size_t kTaskBits = 32 - Guard::kVotes;
+
+std::uint32_t task_bit(std::size_t i) {
+  return i < kTaskBits ? 1u << (Guard::kVotes + i) : 0;
+}
+
+}  // namespace
 
 Stepper::Stepper(const TrainRun& run, Loader& loader, std::int64_t steps)
     : run_(run),
       options_(run.options),
       loader_(loader),
       steps_(steps),
-      schedule_(parse_schedule(run.options.schedule)) {
-  THINWIRE_ASSERT(run.comm->size() < Header::kMostRanks, "{} ranks",
-                  run.comm->size());
-}
+      schedule_(parse_schedule(run.options.schedule)) {}
 
 void Stepper::use(Delta& delta, Optimizer& optimizer) {
   delta_ = &delta;
   optimizer_ = &optimizer;
-  reducer_ = make_flat_reducer(*run_.comm, delta.grads());
   tasks_ = tasks_asked(delta);
+  ReducerOptions options;
+  options.buckets = {{0, delta.size()}};
+  Hasher layout;
+  layout.string(delta.hash().hex()).string(run_.config_text);
+  for (const Bucket& b : options.buckets) {
+    layout.number(b.offset).number(b.count).number(
+        static_cast<std::int64_t>(b.codec));
+  }
+  layout_ = layout.digest();
+  reducer_ = make_reducer(*run_.comm, delta.grads(), std::move(options));
+}
+
+std::uint32_t Stepper::fingerprint(std::int64_t index) const {
+  const Digest d = Hasher().number(index).string(layout_.hex()).digest();
+  return static_cast<std::uint32_t>(d.low);
+}
+
+// Bits of Guard::flags hold the first 24; more are counted in a call of their
+// own.
+std::vector<std::int32_t> Stepper::tasks_present(
+    const Guard& guard, const std::vector<std::int64_t>& samples) {
+  std::vector<std::int32_t> present;
+  for (std::size_t i = 0; i < tasks_.size() && i < kTaskBits; ++i) {
+    if ((guard.flags & task_bit(i)) != 0) present.push_back(tasks_[i]);
+  }
+  if (tasks_.size() <= kTaskBits) return present;
+  at::Tensor rest =
+      at::tensor(at::ArrayRef<std::int64_t>(samples).slice(kTaskBits));
+  run_.comm->all_reduce(rest, ReduceOp::kSum, {.tag = "tasks"});
+  for (std::int64_t i = 0; i < rest.numel(); ++i) {
+    if (rest.const_data_ptr<std::int64_t>()[i] == 0) continue;
+    present.push_back(tasks_[kTaskBits + static_cast<std::size_t>(i)]);
+  }
+  return present;
 }
 
 void Stepper::micro_batch(std::int64_t index, StepRecord& record,
-                          Header& header) {
+                          Local& local) {
   auto clock = Clock::now();
   const SampleBatch batch = loader_.next();
   const BackboneInput in =
       run_.task->collate(batch.samples, run_.backbone->config());
   for (const Sample& s : batch.samples) {
-    header[Header::kTokens] +=
-        static_cast<double>(s.input.size() + s.target.size());
+    local.tokens += std::ssize(s.input) + std::ssize(s.target);
     const auto asked = std::ranges::find(tasks_, s.task);
     if (asked != tasks_.end()) {
-      header[Header::kFixed +
-             static_cast<std::size_t>(asked - tasks_.begin())] += 1;
+      ++local.samples[static_cast<std::size_t>(asked - tasks_.begin())];
     }
   }
   record.data_ms += lap(clock);
@@ -86,8 +122,8 @@ void Stepper::micro_batch(std::int64_t index, StepRecord& record,
   ctx.step = static_cast<std::uint64_t>(index);
   ctx.tasks = in.tasks;
   const LossTerms terms = run_.task->loss(*run_.backbone, in, ctx);
-  header[Header::kLoss] += terms.sum.item<double>();
-  header[Header::kWeight] += terms.weight;
+  local.loss += terms.sum.item<double>();
+  local.weight += terms.weight;
   record.forward_ms += lap(clock);
 
   // Sums: the division by the weight of all ranks follows the exchange. A batch
@@ -121,63 +157,70 @@ StepOutcome Stepper::step(std::int64_t index) {
   record.lr =
       learning_rate(schedule_, options_.lr, options_.warmup, steps_, index);
 
-  Header header(tasks_.size());
+  Local local;
+  local.samples.resize(tasks_.size());
+  std::uint32_t votes = 0;
   std::string error, culprit;
   delta_->zero_grads();
   try {
     for (std::int64_t i = 0; i < options_.accumulation; ++i) {
-      micro_batch(index, record, header);
+      micro_batch(index, record, local);
     }
   } catch (const CommError&) {
     throw;
   } catch (const std::exception& e) {
     // The other ranks wait in the exchange: the news rides in it.
     error = first_line(e);
-    std::ranges::fill(header.numbers, 0.0);
-    header.vote(Header::kError);
+    local = {.samples = std::vector<std::int64_t>(tasks_.size())};
+    votes |= kError;
     delta_->zero_grads();
   }
   auto clock = Clock::now();
   const std::string entry = first_nonfinite(*delta_);
   if (!entry.empty()) {
     culprit = fmt::format("gradient of '{}'", entry);
-  } else if (!std::isfinite(header[Header::kLoss])) {
+  } else if (!std::isfinite(local.loss)) {
     culprit = "the loss";
   }
-  if (!culprit.empty()) header.vote(Header::kNonFinite);
+  if (!culprit.empty()) votes |= kNonFinite;
   const auto request =
       run_.request == nullptr ? TrainRun::Request::kNone : run_.request();
   using Request = TrainRun::Request;
-  if (request == Request::kCheckpoint) header.vote(Header::kCheckpoint);
-  if (request == Request::kStop) header.vote(Header::kStop);
+  if (request == Request::kCheckpoint) votes |= kCheckpoint;
+  if (request == Request::kStop) votes |= kStop;
   record.backward_ms += lap(clock);
 
-  reducer_->ready(0, delta_->size());
-  const ExchangeStats stats = reducer_->finish(header.numbers);
+  Guard guard{.fingerprint = fingerprint(index),
+              .flags = votes,
+              .loss = local.loss,
+              .weight = local.weight,
+              .tokens = static_cast<std::uint32_t>(local.tokens)};
+  for (std::size_t i = 0; i < tasks_.size(); ++i) {
+    if (local.samples[i] > 0) guard.flags |= task_bit(i);
+  }
+  reducer_->begin(static_cast<std::uint64_t>(index));
+  const ExchangeStats stats = reducer_->finish(guard);
+  const auto present = tasks_present(guard, local.samples);
   record.comm_ms = lap(clock);
   record.comm_exposed_ms = stats.seconds_blocked * 1e3;
   record.sent_bytes = stats.bytes_sent;
   record.received_bytes = stats.bytes_received;
-  if (header.voted(Header::kError)) agree_ok(*run_.comm, error);
+  if ((guard.flags & kError) != 0) agree_ok(*run_.comm, error);
 
-  const double weight = header[Header::kWeight];
+  const double weight = guard.weight;
   record.samples =
       options_.batch_size * options_.accumulation * run_.comm->size();
-  record.tokens = std::llround(header[Header::kTokens]);
-  outcome.checkpoint = header.voted(Header::kCheckpoint);
-  outcome.stop = header.voted(Header::kStop);
+  record.tokens = guard.tokens;
+  outcome.checkpoint = (guard.flags & kCheckpoint) != 0;
+  outcome.stop = (guard.flags & kStop) != 0;
   outcome.no_weight = weight == 0;
-  record.loss = header[Header::kLoss] / (weight == 0 ? 1 : weight);
+  record.loss = guard.loss / (weight == 0 ? 1 : weight);
 
-  std::vector<std::int32_t> present;
-  for (std::size_t i = 0; i < tasks_.size(); ++i) {
-    if (header[Header::kFixed + i] > 0) present.push_back(tasks_[i]);
-  }
   const auto active = active_entries(*delta_, index, present);
   const GradientScale scale = scale_gradient(
       *delta_, active, weight == 0 ? 1 : 1 / weight, options_.clip);
   record.grad_norm = scale.norm;
-  if (header.voted(Header::kNonFinite) || !scale.finite ||
+  if ((guard.flags & kNonFinite) != 0 || !scale.finite ||
       !std::isfinite(record.loss)) {
     record.skipped = true;
     outcome.nonfinite = name_culprits(culprit);

@@ -38,8 +38,11 @@ class Stepper {
   StepOutcome step(std::int64_t index);
 
  private:
-  struct Header;
-  void micro_batch(std::int64_t index, StepRecord& record, Header& header);
+  struct Local;
+  void micro_batch(std::int64_t index, StepRecord& record, Local& local);
+  std::uint32_t fingerprint(std::int64_t index) const;
+  std::vector<std::int32_t> tasks_present(
+      const Guard& guard, const std::vector<std::int64_t>& samples);
   std::string name_culprits(const std::string& mine);
 
   const TrainRun& run_;
@@ -50,6 +53,7 @@ class Stepper {
   Delta* delta_ = nullptr;
   Optimizer* optimizer_ = nullptr;
   std::unique_ptr<Reducer> reducer_;
+  Digest layout_;                    // of all that ranks must share
   std::vector<std::int32_t> tasks_;  // whose presence decides what moves
 };
 
