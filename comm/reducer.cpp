@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <span>
 #include <utility>
 
@@ -97,17 +96,6 @@ class FlatReducer : public Reducer {
 };
 
 }  // namespace
-
-void combine(Guard& low, const Guard& high) noexcept {
-  if (low.fingerprint != high.fingerprint) low.flags |= Guard::kMismatch;
-  low.flags |= high.flags;
-  low.loss += high.loss;
-  low.weight += high.weight;
-  low.squares += high.squares;
-  constexpr std::uint32_t kMost = std::numeric_limits<std::uint32_t>::max();
-  low.tokens =
-      high.tokens > kMost - low.tokens ? kMost : low.tokens + high.tokens;
-}
 
 std::unique_ptr<Reducer> make_reducer(Communicator& comm, at::Tensor& vector,
                                       ReducerOptions options) {
