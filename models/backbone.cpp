@@ -195,18 +195,25 @@ const Architecture& find_architecture(const std::string& name) {
 
 }  // namespace
 
+std::unique_ptr<Backbone> make_backbone(const ModelConfig& config,
+                                        TensorSource& source) {
+  return find_architecture(config.architecture).make(config, source);
+}
+
+std::unique_ptr<TensorSource> open_weights(const std::string& folder,
+                                           const ModelConfig& config) {
+  return open_hf_folder(folder, find_architecture(config.architecture).prefix);
+}
+
 std::unique_ptr<Backbone> load_backbone(const std::string& folder) {
   const ModelConfig config =
       read_model_config((std::filesystem::path(folder) / "config.json"));
-  const Architecture& a = find_architecture(config.architecture);
-  return a.make(config, *open_hf_folder(folder, a.prefix));
+  return make_backbone(config, *open_weights(folder, config));
 }
 
 std::unique_ptr<Backbone> random_backbone(const std::string& config_json,
                                           std::uint64_t seed) {
-  const ModelConfig config = read_model_config(config_json);
-  return find_architecture(config.architecture)
-      .make(config, *random_source(seed));
+  return make_backbone(read_model_config(config_json), *random_source(seed));
 }
 
 std::vector<std::string> backbone_names() {

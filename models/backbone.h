@@ -18,6 +18,7 @@
 namespace thinwire {
 
 class EmbeddedStream;
+class TensorSource;
 
 // One side of a batch. tokens int64 [T]; types int64 [T] or undefined (all 0).
 struct TokenStream {
@@ -143,6 +144,12 @@ class Backbone {
   std::vector<Attachments> attachments_;
 };
 
+// With the tensors that `source` gives. Reads no weight's numbers.
+std::unique_ptr<Backbone> make_backbone(const ModelConfig& config,
+                                        TensorSource& source);
+// The tensors of an HF folder that holds a backbone of this config.
+std::unique_ptr<TensorSource> open_weights(const std::string& folder,
+                                           const ModelConfig& config);
 // model: an HF folder. Throws UsageError/IoError with one line.
 std::unique_ptr<Backbone> load_backbone(const std::string& folder);
 // Random weights, a function of (seed, tensor name) alone.

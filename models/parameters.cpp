@@ -114,23 +114,30 @@ std::int64_t Parameters::count(bool with_head) const {
   return n;
 }
 
-Digest Parameters::identity() const {
-  std::vector<const Slot*> order;
-  for (const Slot& s : slots_) {
-    if (!s.head) order.push_back(&s);
-  }
-  std::sort(order.begin(), order.end(),
-            [](const Slot* a, const Slot* b) { return a->name < b->name; });
+Digest digest_of(const at::Tensor& tensor) {
+  return hash128({static_cast<const std::byte*>(tensor.const_data_ptr()),
+                  static_cast<std::size_t>(tensor.nbytes())});
+}
+
+Digest backbone_identity(std::vector<TensorDigest> tensors) {
+  std::ranges::sort(tensors, {}, &TensorDigest::name);
   Hasher hasher;
-  for (const Slot* s : order) {
-    hasher.string(s->name).number(s->frozen.dim());
-    for (const std::int64_t d : s->frozen.sizes()) hasher.number(d);
-    hasher.string("F32");
-    hasher.bytes(
-        std::span(static_cast<const std::byte*>(s->frozen.const_data_ptr()),
-                  s->frozen.nbytes()));
+  for (const TensorDigest& t : tensors) {
+    hasher.string(t.name).number(static_cast<std::int64_t>(t.shape.size()));
+    for (const std::int64_t d : t.shape) hasher.number(d);
+    hasher.string("F32").string(t.digest.hex());
   }
   return hasher.digest();
+}
+
+Digest Parameters::identity() const {
+  if (identity_) return *identity_;
+  std::vector<TensorDigest> tensors;
+  for (const Slot& s : slots_) {
+    if (s.head) continue;
+    tensors.push_back({s.name, s.frozen.sizes().vec(), digest_of(s.frozen)});
+  }
+  return backbone_identity(std::move(tensors));
 }
 
 }  // namespace thinwire

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,16 @@
 namespace thinwire {
 
 struct ForwardContext;
+
+// One tensor of a backbone, as its identity sees it.
+struct TensorDigest {
+  std::string name;  // HF's on-disk name
+  std::vector<std::int64_t> shape;
+  Digest digest;  // of its fp32 bytes
+};
+
+Digest digest_of(const at::Tensor& tensor);  // its bytes; contiguous, on CPU
+Digest backbone_identity(std::vector<TensorDigest> tensors);
 
 class Parameters {
  public:
@@ -52,13 +63,17 @@ class Parameters {
   void freeze_all();  // every slot back to frozen
 
   std::int64_t count(bool with_head = true) const;  // numbers in all slots
-  // The backbone's identity: (name, shape, dtype, bytes) of every slot that is
-  // not a head, sorted by name. Reads all weights; call before training.
+  // The backbone's identity: (name, shape, dtype, digest of the bytes) of every
+  // slot that is not a head, sorted by name. Reads all weights unless it was
+  // set; call before training.
   Digest identity() const;
+  // Found elsewhere, for the weights as they were loaded.
+  void set_identity(Digest identity) { identity_ = identity; }
 
  private:
   Slot& untrained(int slot);  // throws if something trains it
 
+  std::optional<Digest> identity_;
   std::vector<Slot> slots_;
   std::map<std::string, int, std::less<>> numbers_;
 };

@@ -1,12 +1,6 @@
 #include "models/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <numeric>
 #include <span>
@@ -20,49 +14,10 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/atomic_file.h"
+#include "models/mapping.h"
 #include "models/safetensors_header.h"
 
 namespace thinwire {
-namespace {
-
-class Mapping {
- public:
-  explicit Mapping(const std::string& path) {
-    const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    struct stat info {};
-    if (!file || ::fstat(file.get(), &info) != 0) {
-      fail<IoError>("{}: cannot open: {}", path, std::strerror(errno));
-    }
-    if (!S_ISREG(info.st_mode)) {
-      fail<IoError>("{}: not a regular file", path);
-    }
-    size_ = static_cast<std::size_t>(info.st_size);
-    if (size_ == 0) return;
-    // Copy-on-write without a reservation: only pages that a masked method
-    // writes ever become private.
-    void* p = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_NORESERVE, file.get(), 0);
-    if (p == MAP_FAILED) {
-      fail<IoError>("{}: cannot map {} bytes: {}", path, size_,
-                    std::strerror(errno));
-    }
-    data_ = static_cast<std::byte*>(p);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() {
-    if (data_ != nullptr) ::munmap(data_, size_);
-  }
-
-  std::byte* data() const { return data_; }
-  std::size_t size() const { return size_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-}  // namespace
 
 struct SafetensorsFile::State {
   explicit State(const std::string& p)

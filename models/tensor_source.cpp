@@ -66,6 +66,20 @@ class HfFolder : public TensorSource {
   at::Tensor get(const std::vector<std::string>& names,
                  const std::vector<std::int64_t>& shape, const Init&,
                  bool required) override {
+    const at::Tensor found = find(names, shape, required);
+    return found.defined() ? found.to(at::kFloat) : found;
+  }
+
+  at::Tensor stored(const std::vector<std::string>& names,
+                    const std::vector<std::int64_t>& shape) override {
+    return find(names, shape, /*required=*/true);
+  }
+
+  std::vector<std::string> files() const override { return paths_; }
+
+ private:
+  at::Tensor find(const std::vector<std::string>& names,
+                  const std::vector<std::int64_t>& shape, bool required) const {
     for (const std::string& name : names) {
       if (const auto found = locate(name)) return load(*found, shape);
     }
@@ -79,15 +93,16 @@ class HfFolder : public TensorSource {
         nearest(names.front(), known));
   }
 
- private:
   void add_file(const std::string& file) {
     files_.emplace_back(file);
+    paths_.push_back(file);
     for (const auto& name : files_.back().names()) {
       files_of_.emplace(name, files_.size() - 1);
     }
   }
 
   void add_shards(const std::string& index) {
+    paths_.push_back(index);
     std::ifstream in(index, std::ios::binary);
     std::ostringstream text;
     text << in.rdbuf();
@@ -115,6 +130,7 @@ class HfFolder : public TensorSource {
       auto at = opened.find(shard);
       if (at == opened.end()) {
         files_.emplace_back((fs::path(path_) / shard).string());
+        paths_.push_back(files_.back().path());
         at = opened.emplace(shard, files_.size() - 1).first;
       }
       if (!files_[at->second].contains(name)) {
@@ -153,11 +169,12 @@ class HfFolder : public TensorSource {
           "F16, BF16 or F64",
           file.path(), name, c10::toString(tensor.scalar_type()));
     }
-    return tensor.to(at::kFloat);
+    return tensor;
   }
 
   std::string path_;
   std::string prefix_;
+  std::vector<std::string> paths_;
   std::vector<SafetensorsFile> files_;
   std::map<std::string, std::size_t> files_of_;
 };

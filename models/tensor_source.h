@@ -29,6 +29,16 @@ class TensorSource {
                          const std::vector<std::int64_t>& shape,
                          const Init& init, bool required = true) = 0;
   virtual bool contains(std::string_view name) const = 0;
+
+  // The tensor as it lies in its file, in the file's dtype; undefined where
+  // values are made up. Where the file has it aligned it shares the mapping,
+  // and its storage is not resizable. Throws as get() does.
+  virtual at::Tensor stored(const std::vector<std::string>& names,
+                            const std::vector<std::int64_t>& shape) {
+    return {};
+  }
+  // Paths of all files that the values depend on.
+  virtual std::vector<std::string> files() const { return {}; }
 };
 
 // path: folder with model.safetensors or model.safetensors.index.json. fp32
@@ -36,7 +46,9 @@ class TensorSource {
 // the architecture's prefix ("bert.") are found too.
 std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,
                                              std::string_view prefix);
-// Values are a function of (seed, name) alone.
+// Values are a function of (seed, name) alone, and of this version: it goes up
+// when the same seed gives other values.
+inline constexpr int kRandomSourceVersion = 1;
 std::unique_ptr<TensorSource> random_source(std::uint64_t seed);
 
 }  // namespace thinwire

@@ -1,0 +1,27 @@
+// A whole file in memory: private and copy-on-write, so that what nobody writes
+// stays shared by all processes of the host, and a write touches this process's
+// pages alone, never the file.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace thinwire {
+
+class Mapping {
+ public:
+  // Throws IoError (path, the system's text).
+  explicit Mapping(const std::string& path);
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping();
+
+  std::byte* data() const { return data_; }  // null when the file is empty
+  std::size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace thinwire
