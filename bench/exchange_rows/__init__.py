@@ -1,0 +1,1 @@
+"""The rows of bench/exchange.py: one file, one function and one command each."""
