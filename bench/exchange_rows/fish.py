@@ -25,8 +25,8 @@ def run(setting):
         for index in range(setting.rounds):
             s.probe(setting, hosts)
             turns = [
-                ("masked", lambda: ours(setting, hosts, data, "masked",
-                                        setting.steps)),
+                ("delta", lambda: ours(setting, hosts, data, "delta",
+                                       setting.steps)),
                 ("dense", lambda: ours(setting, hosts, data, "dense", 3)),
                 ("ddp", lambda: s.run_ddp(setting, hosts, RATE,
                                           ["--method", "fish"], 2, quiet=1)),
@@ -40,16 +40,16 @@ def run(setting):
         return s.common.median([key(r) for r in raw])
 
     def ratio(key):
-        return median(lambda r: r["masked"]["figures"][key]
+        return median(lambda r: r["delta"]["figures"][key]
                       / r["dense"]["figures"][key])
 
-    step = median(lambda r: r["masked"]["figures"]["step_ms"]) / 1e3
+    step = median(lambda r: r["delta"]["figures"]["step_ms"]) / 1e3
     dense = median(lambda r: r["dense"]["figures"]["step_ms"]) / 1e3
     ddp = median(lambda r: s.common.median(r["ddp"]["step_seconds"]))
     exposed = [median(lambda r: r[n]["figures"]["comm_exposed_ms"])
-               for n in ("masked", "dense")]
+               for n in ("delta", "dense")]
     against_ddp = median(
-        lambda r: r["masked"]["figures"]["step_ms"] / 1e3
+        lambda r: r["delta"]["figures"]["step_ms"] / 1e3
         / s.common.median(r["ddp"]["step_seconds"]))
     return [
         s.at_most("FISH at 100 Mbit/s: communication / dense's",

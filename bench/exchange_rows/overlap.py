@@ -17,10 +17,14 @@ def read_trace(folder, ranks):
     buckets, lines = None, []
     for r in range(ranks):
         with open(os.path.join(folder, f"exchange-{r}.jsonl")) as f:
-            head, *rest = map(json.loads, f)
-        buckets = [b["count"] * WIRE_BYTES[b["codec"]]
-                   for b in head["buckets"]]
-        lines.append(rest)
+            for line in map(json.loads, f):
+                if "buckets" in line:  # cut anew, after the first step
+                    buckets = [b["count"] * WIRE_BYTES[b["codec"]]
+                               for b in line["buckets"]]
+                    mine = []
+                else:
+                    mine.append(line)
+        lines.append(mine)
     return buckets, lines
 
 
