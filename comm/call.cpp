@@ -3,29 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
 #include "base/error.h"
 
 namespace thinwire {
 namespace {
-
-constexpr std::array<std::string_view, 5> kKindNames = {
-    "all_reduce", "all_gather_v", "broadcast", "barrier", "split"};
-constexpr int kNumberBits = 20;
-constexpr std::uint32_t kNumberMask = (1u << kNumberBits) - 1;
-static_assert(kKindNames.size() << kNumberBits <= kMaxMessageTag);
-
-MessageTag envelope(CallKind kind, std::uint32_t number) {
-  return static_cast<MessageTag>(kind) << kNumberBits | (number & kNumberMask);
-}
-
-std::string describe(MessageTag tag) {
-  const std::size_t kind = tag >> kNumberBits;
-  return fmt::format("{} (call {})",
-                     kind < kKindNames.size() ? kKindNames[kind] : "?",
-                     tag & kNumberMask);
-}
 
 std::size_t piece_count(std::size_t bytes, std::size_t piece_bytes) {
   return std::max<std::size_t>(1, (bytes + piece_bytes - 1) / piece_bytes);
@@ -54,7 +36,7 @@ Call::Call(Transport& transport, CallKind kind, std::uint32_t number,
       bytes_(bytes) {}
 
 std::string Call::name() const {
-  const auto kind = kKindNames[static_cast<std::size_t>(kind_)];
+  const auto kind = name_of(kind_);
   return tag_.empty() ? std::string(kind) : fmt::format("{} '{}'", kind, tag_);
 }
 
@@ -66,7 +48,7 @@ void Call::raise(const std::string& what) {
 
 Call::Pending Call::start_send(int to, std::span<const std::byte> data) {
   THINWIRE_ASSERT(data.size() <= longest_, "{} bytes", data.size());
-  Pending pending(this, transport_.send(to, envelope(kind_, number_), data));
+  Pending pending(this, transport_.send(to, call_tag(kind_, number_), data));
   bytes_.sent += static_cast<std::int64_t>(data.size());
   return pending;
 }
@@ -91,12 +73,12 @@ void Call::finish(Ticket& ticket) {
                         ticket.peer, result.text));
   }
   if (!ticket.receives) return;
-  if (result.tag != envelope(kind_, number_)) {
+  if (result.tag != call_tag(kind_, number_)) {
     raise(
         fmt::format("the ranks do not make the same calls: rank {} is in {}, "
                     "rank {} in {}",
-                    rank(), describe(envelope(kind_, number_)), ticket.peer,
-                    describe(result.tag)));
+                    rank(), describe(call_tag(kind_, number_)), ticket.peer,
+                    describe(result.tag, number_)));
   }
   if (result.bytes != ticket.size) {
     raise(

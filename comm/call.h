@@ -12,17 +12,10 @@
 #include <utility>
 
 #include "comm/communicator.h"
+#include "comm/envelope.h"
 #include "comm/transport.h"
 
 namespace thinwire {
-
-enum class CallKind : std::uint32_t {
-  kAllReduce,
-  kAllGather,
-  kBroadcast,
-  kBarrier,
-  kSplit,
-};
 
 class Call {
  public:

@@ -6,7 +6,7 @@ namespace thinwire {
 namespace {
 
 // That the counters equal the formula is held by communicator_suite.h.
-TEST(AllReduceBytes, RingSendsTwoTimesAllButOneChunk) {
+TEST(AllReduceBytes, LargeOnesAreTwoTimesAllButOneChunk) {
   for (int p = 1; p <= 64; ++p) {
     for (std::int64_t chunk : {4096, 20000, 123457}) {
       const std::int64_t bytes = 4 * chunk * p;

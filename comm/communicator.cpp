@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "comm/all_reduce.h"
 #include "comm/collectives.h"
 #include "comm/mpi.h"
 #include "comm/transport.h"
@@ -44,7 +45,7 @@ std::span<std::byte> bytes_of(at::Tensor& tensor, std::string_view op,
 class TransportCommunicator : public Communicator {
  public:
   explicit TransportCommunicator(std::unique_ptr<Transport> transport)
-      : transport_(std::move(transport)) {}
+      : transport_(std::move(transport)), all_reduce_(*transport_, bytes_) {}
 
   // A rank that unwinds lets the others know, so that none waits for it.
   ~TransportCommunicator() override {
@@ -63,8 +64,9 @@ class TransportCommunicator : public Communicator {
                   const OpOptions& options) override {
     const auto data = bytes_of(inout, "all_reduce", options.tag);
     const Element element = element_of(inout, options.tag);
-    Call call = begin(CallKind::kAllReduce, options);
-    thinwire::all_reduce(call, data, element, op, scratch_);
+    OpOptions bounded = options;
+    bounded.timeout_seconds = timeout_of(options);
+    all_reduce_.run(data, element, op, calls_++, bounded);
   }
 
   std::vector<std::vector<std::byte>> all_gather_v(
@@ -96,25 +98,19 @@ class TransportCommunicator : public Communicator {
 
   std::unique_ptr<Communicator> split(int color, int key,
                                       const OpOptions& options) override {
-    Call call = begin(CallKind::kSplit, options);
-    const int mine[2] = {color, key};
-    const auto all =
-        thinwire::all_gather_v(call, std::as_bytes(std::span(mine)));
-    std::vector<std::pair<int, int>> members;  // (key, rank) of my colour
-    for (int r = 0; r < size(); ++r) {
-      int theirs[2];
-      std::memcpy(theirs, all[static_cast<std::size_t>(r)].data(),
-                  sizeof theirs);
-      if (theirs[0] == color) members.emplace_back(theirs[1], r);
-    }
-    std::ranges::sort(members);
-    std::vector<int> ranks;
-    for (const auto& [place, rank] : members) ranks.push_back(rank);
-    auto child =
-        make_communicator_over(transport_->split(calls_, color, ranks));
+    auto child = make_communicator_over(split_transport(color, key, options));
     child->set_default_timeout_seconds(timeout_seconds_);
     return child;
   }
+
+  std::unique_ptr<Transport> open_transport(const OpOptions& options) override {
+    return split_transport(0, rank(), options);
+  }
+  void count(ByteCount moved) noexcept override {
+    bytes_.sent += moved.sent;
+    bytes_.received += moved.received;
+  }
+  void stop(std::string_view why) noexcept override { transport_->stop(why); }
 
   ByteCount bytes() const noexcept override { return bytes_; }
   double default_timeout_seconds() const noexcept override {
@@ -129,10 +125,32 @@ class TransportCommunicator : public Communicator {
   }
 
  private:
+  double timeout_of(const OpOptions& options) const {
+    return options.timeout_seconds > 0 ? options.timeout_seconds
+                                       : timeout_seconds_;
+  }
   Call begin(CallKind kind, const OpOptions& options) {
-    const double timeout = options.timeout_seconds > 0 ? options.timeout_seconds
-                                                       : timeout_seconds_;
-    return Call(*transport_, kind, calls_++, options.tag, timeout, bytes_);
+    return Call(*transport_, kind, calls_++, options.tag, timeout_of(options),
+                bytes_);
+  }
+
+  std::unique_ptr<Transport> split_transport(int color, int key,
+                                             const OpOptions& options) {
+    Call call = begin(CallKind::kSplit, options);
+    const int mine[2] = {color, key};
+    const auto all =
+        thinwire::all_gather_v(call, std::as_bytes(std::span(mine)));
+    std::vector<std::pair<int, int>> members;  // (key, rank) of my colour
+    for (int r = 0; r < size(); ++r) {
+      int theirs[2];
+      std::memcpy(theirs, all[static_cast<std::size_t>(r)].data(),
+                  sizeof theirs);
+      if (theirs[0] == color) members.emplace_back(theirs[1], r);
+    }
+    std::ranges::sort(members);
+    std::vector<int> ranks;
+    for (const auto& [place, rank] : members) ranks.push_back(rank);
+    return transport_->split(calls_, color, ranks);
   }
 
   void check_root(int root, const OpOptions& options) const {
@@ -147,7 +165,7 @@ class TransportCommunicator : public Communicator {
   std::uint32_t calls_ = 0;
   double timeout_seconds_ = kDefaultTimeoutSeconds;
   ByteCount bytes_;
-  std::vector<std::byte> scratch_;
+  AllReduce all_reduce_;
 };
 
 }  // namespace

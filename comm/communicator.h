@@ -18,17 +18,25 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/algorithm.h"
+
 namespace at {
 class Tensor;
 }
 
 namespace thinwire {
 
+class Transport;
+
 enum class ReduceOp { kSum, kMax, kMin };
 
 struct OpOptions {
   std::string_view tag = "";   // what is exchanged, for messages
   double timeout_seconds = 0;  // end to end; 0: the communicator's default
+  // Of all_reduce; equal on all ranks. Another codec than fp32 rounds, the same
+  // on every rank: fp32 sums only.
+  Algorithm algorithm = Algorithm::kAuto;
+  Codec codec = Codec::kFp32;
 };
 
 // Bytes handed to the transport by this rank, headers of lower layers not
@@ -71,6 +79,14 @@ class Communicator {
       int color, int key, const OpOptions& options = {}) = 0;
 
   virtual ByteCount bytes() const noexcept = 0;  // since construction
+  // For engines that move messages of their own (comm/reducer.h): a transport
+  // of the same ranks on the host, whose messages never meet those of this
+  // communicator's calls, what they moved, and how they tell the ranks that
+  // wait in those calls that this one stops. The first is collective.
+  virtual std::unique_ptr<Transport> open_transport(
+      const OpOptions& options = {}) = 0;
+  virtual void count(ByteCount moved) noexcept = 0;
+  virtual void stop(std::string_view why) noexcept = 0;
   virtual double default_timeout_seconds() const noexcept = 0;
   virtual void set_default_timeout_seconds(double seconds) = 0;
 };

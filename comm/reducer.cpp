@@ -5,22 +5,26 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <span>
+#include <mutex>
 #include <utility>
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "comm/fleet.h"
+#include "comm/manifest.h"
+#include "comm/progress.h"
+#include "comm/transport.h"
 
 namespace thinwire {
 namespace {
 
-void check_vector(const at::Tensor& vector) {
-  if (vector.scalar_type() == at::kFloat && vector.dim() == 1 &&
-      vector.is_contiguous() && vector.device().is_cpu()) {
-    return;
+float* numbers_of(const at::Tensor& vector, std::string_view what) {
+  if (vector.scalar_type() != at::kFloat || vector.dim() != 1 ||
+      !vector.is_contiguous() || !vector.device().is_cpu()) {
+    fail<InternalError>("reducer: the {} must be contiguous CPU fp32 [k]",
+                        what);
   }
-  fail<InternalError>("reducer: the vector must be contiguous CPU fp32 [k]");
+  return vector.data_ptr<float>();
 }
 
 void check_buckets(std::vector<Bucket> buckets, std::int64_t size) {
@@ -34,64 +38,134 @@ void check_buckets(std::vector<Bucket> buckets, std::int64_t size) {
   THINWIRE_ASSERT(at == size, "buckets of {} numbers, vector of {}", at, size);
 }
 
-// Guards first, then the whole vector in one call.
-class FlatReducer : public Reducer {
+class FleetReducer : public Reducer {
  public:
-  FlatReducer(Communicator& comm, at::Tensor& vector, ReducerOptions options)
-      : comm_(comm), vector_(vector), ready_(options.buckets.size(), 0) {
-    check_vector(vector);
+  FleetReducer(Communicator& comm, at::Tensor& vector, ReducerOptions options)
+      : comm_(comm),
+        vector_(vector),
+        overlap_(options.overlap && options.algorithm != Algorithm::kMpi),
+        transport_(comm.open_transport({.tag = "reducer"})),
+        fleet_(*transport_, bytes_,
+               [this](const std::string& why) {
+                 transport_->stop(why);
+                 comm_.stop(why);
+               }),
+        progress_(fleet_),
+        ready_(options.buckets.size(), 0) {
+    data_ = numbers_of(vector, "vector");
     check_buckets(options.buckets, vector.numel());
-    for (const Bucket& b : options.buckets) {
-      THINWIRE_ASSERT(b.codec == Codec::kFp32, "codec {}",
-                      static_cast<int>(b.codec));
+    float* rest = nullptr;
+    if (options.residual != nullptr) {
+      rest = numbers_of(*options.residual, "residual");
+      THINWIRE_ASSERT(options.residual->numel() == vector.numel(),
+                      "residual of {} numbers, vector of {}",
+                      options.residual->numel(), vector.numel());
     }
-    THINWIRE_ASSERT(options.algorithm == Algorithm::kAuto, "algorithm {}",
-                    static_cast<int>(options.algorithm));
+    if (options.algorithm == Algorithm::kMpi && !fits_library(options)) {
+      fail<UsageError>(
+          "comm: algorithm mpi is for backend mpi and codec fp32, got backend "
+          "{} (choose another algorithm)",
+          transport_->backend());
+    }
+    manifest_ = make_manifest(
+        options,
+        {.ranks = comm.size(),
+         .rank = comm.rank(),
+         .hosts = transport_->hosts(),
+         .longest_message =
+             static_cast<std::int64_t>(transport_->max_message_bytes())},
+        reinterpret_cast<std::byte*>(data_), rest, &guard_);
+    fleet_.reserve(manifest_.longest_message, manifest_.longest_code);
   }
 
   void begin(std::uint64_t sequence) override {
+    THINWIRE_ASSERT(vector_.const_data_ptr<float>() == data_, "it has moved");
+    const std::lock_guard lock(mutex_);
     sequence_ = sequence;
     std::ranges::fill(ready_, 0);
+    final_ = 0;
+    {
+      const auto taken = progress_.take();
+      fleet_.open(CallKind::kExchange, sequence, "", manifest_.legs);
+    }
+    progress_.give();
   }
 
   void ready(std::size_t bucket) override {
+    const std::lock_guard lock(mutex_);
     THINWIRE_ASSERT(bucket < ready_.size() && ready_[bucket] == 0,
                     "bucket {} of {}", bucket, ready_.size());
     ready_[bucket] = 1;
+    const std::size_t before = final_;
+    while (final_ < ready_.size() && ready_[final_] != 0) ++final_;
+    if (!overlap_ || final_ == before || manifest_.legs.empty()) return;
+    // The last leg waits for the guard.
+    const std::size_t legs =
+        std::min(manifest_.ends[final_ - 1], manifest_.legs.size() - 1);
+    if (legs == released_) return;
+    fleet_.release(released_ = legs);
+    progress_.wake();
   }
 
   ExchangeStats finish(Guard& guard) override {
-    const ByteCount before = comm_.bytes();
-    const auto begin = std::chrono::steady_clock::now();
-    const auto all = comm_.all_gather_v(std::as_bytes(std::span(&guard, 1)),
-                                        {.tag = "guard"});
+    if (manifest_.legs.empty()) return {};
+    const auto begin = SteadyClock::now();
+    const ByteCount before = counted_;
     const std::uint32_t mine = guard.fingerprint;
-    for (std::size_t r = 0; r < all.size(); ++r) {
-      THINWIRE_ASSERT(all[r].size() == sizeof guard, "{} bytes", all[r].size());
-      Guard theirs;
-      std::memcpy(&theirs, all[r].data(), sizeof theirs);
-      if (r == 0) {
-        guard = theirs;
-      } else {
-        combine(guard, theirs);
+    const double timeout = comm_.default_timeout_seconds();
+    {
+      const auto taken = progress_.take();
+      guard_ = guard;
+      if (manifest_.guard_first) {
+        fleet_.release(1);
+        fleet_.wait(1, timeout);
+        check_fingerprint(mine);
       }
+      fleet_.release(manifest_.legs.size());
+      fleet_.wait(manifest_.legs.size(), timeout);
     }
-    if ((guard.flags & Guard::kMismatch) != 0) {
-      agree(comm_, fmt::format("the fingerprint of exchange {}", sequence_),
-            fmt::format("{:08x}", mine));
-    }
-    comm_.all_reduce(vector_, ReduceOp::kSum, {.tag = "grads"});
-    const std::chrono::duration<double> took =
-        std::chrono::steady_clock::now() - begin;
-    const ByteCount after = comm_.bytes();
-    return {after.sent - before.sent, after.received - before.received,
-            took.count(), took.count()};
+    released_ = 0;
+    counted_ = bytes_;
+    const ByteCount moved{counted_.sent - before.sent,
+                          counted_.received - before.received};
+    comm_.count(moved);
+    if (!manifest_.guard_first) check_fingerprint(mine);
+    guard = guard_;
+    using Seconds = std::chrono::duration<double>;
+    return {moved.sent, moved.received,
+            Seconds(SteadyClock::now() - begin).count(),
+            Seconds(fleet_.came_down() - fleet_.took_off()).count()};
   }
 
  private:
+  bool fits_library(const ReducerOptions& options) const {
+    return transport_->has_all_reduce() &&
+           std::ranges::all_of(options.buckets, [](const Bucket& b) {
+             return b.codec == Codec::kFp32;
+           });
+  }
+
+  void check_fingerprint(std::uint32_t mine) {
+    if ((guard_.flags & Guard::kMismatch) == 0) return;
+    agree(comm_, fmt::format("the fingerprint of exchange {}", sequence_),
+          fmt::format("{:08x}", mine));
+  }
+
   Communicator& comm_;
-  at::Tensor& vector_;
-  std::vector<std::uint8_t> ready_;  // a byte each: written by any thread
+  const at::Tensor& vector_;
+  float* data_ = nullptr;
+  const bool overlap_;
+  const std::unique_ptr<Transport> transport_;
+  ByteCount bytes_, counted_;
+  Guard guard_;
+  Manifest manifest_;
+  Fleet fleet_;
+  Progress progress_;
+
+  std::mutex mutex_;  // of what ready() changes
+  std::vector<std::uint8_t> ready_;
+  std::size_t final_ = 0;     // buckets from the first on that are final
+  std::size_t released_ = 0;  // legs
   std::uint64_t sequence_ = 0;
 };
 
@@ -99,7 +173,7 @@ class FlatReducer : public Reducer {
 
 std::unique_ptr<Reducer> make_reducer(Communicator& comm, at::Tensor& vector,
                                       ReducerOptions options) {
-  return std::make_unique<FlatReducer>(comm, vector, std::move(options));
+  return std::make_unique<FleetReducer>(comm, vector, std::move(options));
 }
 
 }  // namespace thinwire

@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "comm/algorithm.h"
+#include "comm/communicator.h"
+#include "comm/link_model.h"
 
 namespace at {
 class Tensor;
 }
 
 namespace thinwire {
-
-class Communicator;
 
 // A range of the vector that travels as one, in numbers.
 struct Bucket {
@@ -52,6 +52,7 @@ struct ReducerOptions {
   // and set by it (error feedback). Null: rounding errors are dropped.
   at::Tensor* residual = nullptr;
   bool overlap = true;  // a thread moves messages between begin() and finish()
+  LinkModel link{};     // what kAuto chooses by; equal on all ranks
 };
 
 struct ExchangeStats {
@@ -77,7 +78,13 @@ class Reducer {
   virtual ExchangeStats finish(Guard& guard) = 0;
 };
 
+// What the reducer of a rank hands to the transport and gets from it in one
+// exchange, guard included, exactly. hosts: Transport::hosts; empty: all one.
+ByteCount exchange_bytes(const ReducerOptions& options, int ranks, int rank,
+                         std::vector<int> hosts = {});
+
 // vector: contiguous CPU fp32 [k], owned by the caller, outliving the reducer.
+// Blocks on all ranks. Throws UsageError where algorithm and codec do not fit.
 std::unique_ptr<Reducer> make_reducer(Communicator& comm, at::Tensor& vector,
                                       ReducerOptions options);
 
