@@ -103,6 +103,7 @@ void fill_model(const Json& json, const ConfigNode* node, RunConfig& config) {
   config.model.path = text_or_empty(json.at("path"));
   config.model.config = text_or_empty(json.at("config"));
   config.model.seed = json.at("seed").get<std::uint64_t>();
+  config.model.cache = text_or_empty(json.at("cache"));
   if (config.model.path.empty() == config.model.config.empty()) {
     fail<UsageError>(
         "{}: model needs either path (a Hugging Face folder) or "
@@ -262,6 +263,15 @@ RunConfig load_run_config(const std::string& path,
   all["output"] = config.output.empty() ? Json() : Json(config.output);
   make_task(config);
   config.text = to_yaml(all);
+  for (const char* key : {"path", "config", "cache"}) {
+    Json& value = all["model"][key];
+    if (!value.is_null()) value = "of this host";
+  }
+  for (const char* key : {"train", "eval"}) {
+    Json& value = all["data"][key];
+    if (!value.is_null()) value = "of this host";
+  }
+  config.agreed_text = to_yaml(all);
   return config;
 }
 

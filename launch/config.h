@@ -12,9 +12,10 @@
 namespace thinwire {
 
 struct ModelChoice {
-  std::string path;    // HF folder; "": random weights from `config`
-  std::string config;  // config.json
+  std::string path{};    // HF folder; "": random weights from `config`
+  std::string config{};  // config.json
   std::uint64_t seed = 1;
+  std::string cache{};  // models/store_folder.h; "": the user's
 };
 
 struct MethodChoice {
@@ -37,8 +38,11 @@ struct RunConfig {
   double timeout_seconds = 0;  // 0: the communicator's default
   std::string output;
   // Everything above as YAML, defaults filled in: what config.yaml of the run
-  // folder holds and what the ranks must agree on.
+  // folder holds.
   std::string text;
+  // The same without what may differ from host to host because its contents are
+  // agreed by digest: paths of model and data.
+  std::string agreed_text;
 };
 
 // Throws UsageError or IoError with one line. Checks types, ranges, method

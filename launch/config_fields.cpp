@@ -30,6 +30,9 @@ constexpr SectionField kModel[] = {
      "random"},
     {{"seed", kInt, "1", "of random weights"}, kResults, 0, kMaxCount},
     {{"dtype", kString, "fp32", "of the backbone"}, kResults, 0, 0, "fp32"},
+    {{"cache", kString, "~",
+      "folder for prepared weights (~: $XDG_CACHE_HOME/thinwire)"},
+     kSpeed},
 };
 
 constexpr SectionField kData[] = {

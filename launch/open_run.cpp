@@ -1,11 +1,14 @@
 #include "launch/open_run.h"
 
 #include <filesystem>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
+#include "comm/communicator.h"
 #include "dist/checkpoint.h"
 #include "dist/evaluate.h"
+#include "launch/job.h"
 #include "models/tensor_source.h"
 
 namespace thinwire {
@@ -79,15 +82,6 @@ std::string find_delta(const std::string& path) {
 
 }  // namespace
 
-OpenModel open_model(const ModelChoice& choice) {
-  OpenModel out;
-  out.backbone = choice.path.empty()
-                     ? random_backbone(choice.config, choice.seed)
-                     : load_backbone(choice.path);
-  out.identity = out.backbone->parameters().identity();
-  return out;
-}
-
 std::shared_ptr<const ShardFolder> open_data(const std::string& path,
                                              std::string_view key,
                                              const RunConfig& config,
@@ -97,20 +91,27 @@ std::shared_ptr<const ShardFolder> open_data(const std::string& path,
   return folder;
 }
 
-OpenRun open_run(RunConfig config, Need train, Need eval) {
+void agree_config(Communicator& comm, RunConfig& config) {
+  agree_text(comm, "the configuration", config.agreed_text);
+  const auto bytes = comm.broadcast_bytes(std::as_bytes(std::span(config.text)),
+                                          0, {.tag = "the configuration"});
+  config.text.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
   OpenRun run;
   run.config = std::move(config);
-  OpenModel model = open_model(run.config.model);
-  run.backbone = std::move(model.backbone);
-  run.identity = model.identity;
+  run.model = open_model(run.config.model, comm);
+  run.backbone = std::move(run.model.backbone);
+  run.identity = run.model.identity;
   run.train = open_needed(run.config.train_data, "train", train, run.config,
                           *run.backbone);
   run.eval = open_needed(run.config.eval_data, "eval", eval, run.config,
                          *run.backbone);
   run.task = make_task(run.config);
-  const auto source = run.config.model.path.empty()
+  const auto source = run.model.folder.empty()
                           ? random_source(run.config.model.seed)
-                          : open_hf_folder(run.config.model.path,
+                          : open_hf_folder(run.model.folder,
                                            run.backbone->config().architecture);
   run.task->add_head(*run.backbone, *source);
   run.methods = make_methods(run.config);

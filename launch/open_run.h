@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "data/shard_folder.h"
 #include "launch/config.h"
+#include "launch/open_model.h"
 #include "models/backbone.h"
 #include "peft/delta_file.h"
 
@@ -15,17 +16,10 @@ namespace thinwire {
 
 class Communicator;
 
-struct OpenModel {
-  std::unique_ptr<Backbone> backbone;
-  Digest identity;  // of the weights as loaded, heads left out
-};
-
-// The backbone without a task head. Throws UsageError or IoError.
-OpenModel open_model(const ModelChoice& choice);
-
 struct OpenRun {
   RunConfig config;
-  std::unique_ptr<Backbone> backbone;  // head added
+  OpenModel model;  // without its backbone, which is here, head added:
+  std::unique_ptr<Backbone> backbone;
   Digest identity;
   std::unique_ptr<Task> task;
   std::vector<std::unique_ptr<Method>> methods;
@@ -34,8 +28,12 @@ struct OpenRun {
 
 enum class Need { kNothing, kIfNamed, kRequired };
 
-// Throws UsageError or IoError naming file and key.
-OpenRun open_run(RunConfig config, Need train, Need eval);
+// Throws UsageError unless the ranks' configs agree, but for the paths of what
+// is agreed by digest; config.text is rank 0's on return. Blocks on all ranks.
+void agree_config(Communicator& comm, RunConfig& config);
+
+// Blocks on all ranks. Throws UsageError or IoError naming file and key.
+OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm);
 
 // Opens a folder of shards and holds it to model and task. key: for messages.
 std::shared_ptr<const ShardFolder> open_data(const std::string& path,

@@ -53,6 +53,32 @@ std::string exchange_lines(const Delta& delta) {
                            human_bytes(static_cast<double>(file_bytes(delta))));
 }
 
+// Masked entries are written into the weights: their tensors' pages turn from
+// shared ones into this rank's own, most of them, since masks are scattered.
+std::string weight_lines(const Parameters& parameters, const OpenModel& model,
+                         const Delta* delta) {
+  std::int64_t masked = 0;
+  if (delta != nullptr) {
+    for (const DeltaEntry& e : delta->entries()) {
+      if (e.kind != EntryKind::kMasked || e.count == 0) continue;
+      masked += parameters.slot(parameters.require(e.target)).frozen.nbytes();
+    }
+  }
+  const auto line = [&](std::string_view when, std::int64_t shared) {
+    const std::int64_t written = std::min(masked, shared);
+    return fmt::format(
+        "weights{}: {} bytes shared by the ranks of a host, {} of each rank's "
+        "own\n",
+        when, with_commas(shared - written),
+        with_commas(model.sharable_bytes - shared + written));
+  };
+  if (model.shared_bytes == model.sharable_bytes) {
+    return line("", model.shared_bytes);
+  }
+  return line(" with one rank on a host", model.shared_bytes) +
+         line(" with several", model.sharable_bytes);
+}
+
 }  // namespace
 
 std::string with_commas(std::int64_t number) {
@@ -123,7 +149,7 @@ std::string describe_config(OpenRun& run) {
       *run.backbone, run.methods,
       {.seed = run.config.train.seed, .step = 0, .scoring = nullptr});
   const std::int64_t all = run.backbone->parameters().count();
-  std::string out = describe_model(*run.backbone, run.identity);
+  std::string out = describe_model(*run.backbone, run.model, &delta);
   for (const MethodChoice& method : run.config.peft) {
     out += fmt::format("method: {} {}\n", method.id, method.config.dump());
   }
@@ -137,15 +163,17 @@ std::string describe_config(OpenRun& run) {
   return out;
 }
 
-std::string describe_model(const Backbone& backbone, const Digest& identity) {
+std::string describe_model(const Backbone& backbone, const OpenModel& model,
+                           const Delta* delta) {
   const ModelConfig& c = backbone.config();
   return fmt::format(
       "model: {}, {} layers{}, d {}, {} heads, vocabulary {}\n"
-      "numbers: {}\nidentity: {}\n",
+      "numbers: {}\nidentity: {}\n{}",
       c.architecture, c.layers,
       c.decoder_layers > 0 ? fmt::format(" + {}", c.decoder_layers) : "",
       c.d_model, c.heads, with_commas(c.vocab_size),
-      with_commas(backbone.parameters().count()), identity.hex());
+      with_commas(backbone.parameters().count()), model.identity.hex(),
+      weight_lines(backbone.parameters(), model, delta));
 }
 
 }  // namespace thinwire

@@ -17,6 +17,8 @@ std::string with_commas(std::int64_t number);  // 22,713,216
 // without scoring anything.
 std::string describe_config(OpenRun& run);
 std::string describe_delta(const Delta& delta);
-std::string describe_model(const Backbone& backbone, const Digest& identity);
+// model: without its backbone. delta: what will train, if that is known.
+std::string describe_model(const Backbone& backbone, const OpenModel& model,
+                           const Delta* delta = nullptr);
 
 }  // namespace thinwire

@@ -12,10 +12,11 @@ SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   if (arguments.has("data")) config.eval_data = arguments.get("data");
-  agree_text(comm, "the configuration", config.text);
+  agree_config(comm, config);
   set_threads(config.threads);
   SavedRun run;
-  run.open = open_run(std::move(config), Need::kNothing, Need::kRequired);
+  run.open =
+      open_run(std::move(config), Need::kNothing, Need::kRequired, comm);
   attach_saved_delta(run.open, arguments.get("delta"), &run.delta);
   agree_text(comm, "the delta", run.delta);
 

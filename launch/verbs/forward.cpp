@@ -75,7 +75,7 @@ void use_method(Setup& setup, const std::string& id) {
   setup.delta = declare_delta(*setup.backbone, setup.methods, {});
 }
 
-Setup set_up(const Arguments& arguments) {
+Setup set_up(const Arguments& arguments, Communicator& comm) {
   const std::string model = arguments.get("model");
   const std::string adapter = arguments.get("adapter");
   const std::string trainable = arguments.get("trainable");
@@ -88,7 +88,7 @@ Setup set_up(const Arguments& arguments) {
     fail<UsageError>("forward: --trainable is '{}'; only full is known",
                      trainable);
   }
-  OpenModel open = open_model({.path = model, .config = ""});
+  OpenModel open = open_model({.path = model}, comm);
   Setup setup;
   setup.backbone = std::move(open.backbone);
   setup.task = task_for(*setup.backbone, adapter.empty()
@@ -96,7 +96,7 @@ Setup set_up(const Arguments& arguments) {
                                              : read_hf_adapter_head(adapter));
   if (setup.task != nullptr) {
     const auto source =
-        open_hf_folder(model, setup.backbone->config().architecture);
+        open_hf_folder(open.folder, setup.backbone->config().architecture);
     setup.task->add_head(*setup.backbone, *source);
   }
   if (!adapter.empty()) {
@@ -183,7 +183,7 @@ int run(const Arguments& arguments, Communicator& comm) {
                      comm.size());
   }
   set_threads(0);
-  Setup setup = set_up(arguments);
+  Setup setup = set_up(arguments, comm);
   const HfBatch batch = read_hf_inputs(read_inputs(arguments.get("inputs")),
                                        setup.backbone->config());
   ForwardContext ctx;

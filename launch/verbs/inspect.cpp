@@ -16,9 +16,10 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string inspect_config(const std::string& path,
-                           const std::vector<std::string>& overrides) {
+                           const std::vector<std::string>& overrides,
+                           Communicator& comm) {
   OpenRun open = open_run(load_run_config(path, overrides), Need::kIfNamed,
-                          Need::kIfNamed);
+                          Need::kIfNamed, comm);
   return describe_config(open);
 }
 
@@ -33,7 +34,8 @@ std::string inspect_delta(const std::string& path) {
 }
 
 std::string inspect(const std::string& what,
-                    const std::vector<std::string>& overrides) {
+                    const std::vector<std::string>& overrides,
+                    Communicator& comm) {
   const fs::path path = what;
   if (!fs::exists(path)) {
     fail<UsageError>("{}: no such file or folder", what);
@@ -46,11 +48,11 @@ std::string inspect(const std::string& what,
       return inspect_delta((path / "delta.safetensors").string());
     }
     if (fs::exists(path / "config.yaml")) {
-      return inspect_config((path / "config.yaml").string(), overrides);
+      return inspect_config((path / "config.yaml").string(), overrides, comm);
     }
     if (fs::exists(path / "config.json")) {
-      const OpenModel model = open_model({.path = what, .config = ""});
-      return describe_model(*model.backbone, model.identity);
+      const OpenModel model = open_model({.path = what}, comm);
+      return describe_model(*model.backbone, model);
     }
     fail<UsageError>(
         "{}: is neither shards (index.json), a checkpoint "
@@ -58,13 +60,13 @@ std::string inspect(const std::string& what,
         what);
   }
   if (path.extension() == ".safetensors") return inspect_delta(what);
-  return inspect_config(what, overrides);
+  return inspect_config(what, overrides, comm);
 }
 
 int run(const Arguments& arguments, Communicator& comm) {
   set_threads(0);
   const std::string text =
-      inspect(arguments.get("WHAT"), arguments.all("overrides"));
+      inspect(arguments.get("WHAT"), arguments.all("overrides"), comm);
   if (comm.rank() == 0) std::fputs(text.c_str(), stdout);
   return kExitDone;
 }

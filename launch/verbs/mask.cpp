@@ -25,11 +25,11 @@ class ScoringProgress : public TrainObserver {
 };
 
 int run(const Arguments& arguments, Communicator& comm) {
-  const RunConfig config =
+  RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
-  agree_text(comm, "the configuration", config.text);
+  agree_config(comm, config);
   set_threads(config.threads);
-  OpenRun open = open_run(config, Need::kRequired, Need::kNothing);
+  OpenRun open = open_run(config, Need::kRequired, Need::kNothing, comm);
   ScoringProgress progress;
   const auto scoring = make_scoring(comm, *open.backbone, *open.task,
                                     open.train, config.train.data_seed,

@@ -50,16 +50,16 @@ void print_end(const TrainSummary& s, const std::string& folder) {
 }
 
 int run(const Arguments& arguments, Communicator& comm) {
-  const RunConfig config =
+  RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   const bool resume = arguments.has("resume");
   if (config.timeout_seconds > 0) {
     comm.set_default_timeout_seconds(config.timeout_seconds);
   }
-  agree_text(comm, "the configuration", config.text);
+  agree_config(comm, config);
   set_threads(config.threads);
   if (arguments.has("check")) {
-    OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed);
+    OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed, comm);
     const std::string text = describe_config(open);
     if (comm.rank() == 0) std::printf("%sthe config is good\n", text.c_str());
     return kExitDone;
@@ -71,7 +71,7 @@ int run(const Arguments& arguments, Communicator& comm) {
         config.path);
   }
   open_run_folder(comm, config.output, resume);
-  OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed);
+  OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed, comm);
   if (comm.rank() == 0) write_config(config.output, config.text);
   install_signal_handlers();
   try {

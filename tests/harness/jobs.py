@@ -1,9 +1,12 @@
 """Running whole jobs from tests: mpirun in a session of its own, so that a test
 can kill a rank, the launcher or all of them, and see that nothing is left."""
 
+import atexit
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -33,9 +36,18 @@ class Result:
                 or (line.startswith("[rank ") and "error: " in line)]
 
 
+@functools.cache
+def _cache():
+    """Prepared weights of the tests' models, away from the user's."""
+    path = tempfile.mkdtemp(prefix="thinwire-cache-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 def _environment(extra):
     env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
-               OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+               OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+               XDG_CACHE_HOME=_cache())
     env.pop("OMP_NUM_THREADS", None)
     env.update({k: str(v) for k, v in (extra or {}).items()})
     return env

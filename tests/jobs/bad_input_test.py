@@ -299,14 +299,12 @@ class BadInputOnTwoRanks(BadInput):
     def test_one_rank_cannot_read_its_model(self):
         """The error of one rank ends all, and only its line is printed."""
         good = os.path.join(tiny.folder(), "here")
-        os.makedirs(good, exist_ok=True)
         config = tiny.config("here", tiny.fresh_output("here"),
                              model={"path": "model"})
-        for name, model in (("a", True), ("b", False)):
-            folder = os.path.join(good, name)
-            os.makedirs(folder, exist_ok=True)
-            if model and not os.path.exists(os.path.join(folder, "model")):
-                os.symlink(tiny.bert(), os.path.join(folder, "model"))
+        for name in ("a", "b"):
+            shutil.rmtree(os.path.join(good, name), ignore_errors=True)
+            shutil.copytree(tiny.bert(), os.path.join(good, name, "model"))
+        os.truncate(os.path.join(good, "b", "model", "model.safetensors"), 99)
         argv = jobs.command(["train", config], 1)
         argv[1:1] = ["-wdir", os.path.join(good, "a")]
         argv += [":", "-wdir", os.path.join(good, "b"), "-np", "1",
@@ -315,6 +313,37 @@ class BadInputOnTwoRanks(BadInput):
         self.assertEqual(result.status, 2, result.err)
         self.assertEqual(len(result.errors), 1, result.err)
         self.assertIn("[rank 1] error:", result.errors[0])
+        self.assertIn("model.safetensors", result.errors[0])
+
+    def test_one_rank_has_another_model(self):
+        """A tensor that differs is named before step 1."""
+        import numpy as np
+        from safetensors.numpy import load_file, save_file
+
+        paths = []
+        for name, add in (("same", 0), ("other", 1e-3)):
+            path = os.path.join(tiny.folder(), f"model-{name}")
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(tiny.bert(), path)
+            file = os.path.join(path, "model.safetensors")
+            tensors = load_file(file)
+            tensors["bert.pooler.dense.bias"] += np.float32(add)
+            save_file(tensors, file)
+            paths.append(path)
+        config = tiny.config("two-models", tiny.fresh_output("two-models"))
+        argv = jobs.command(["train", config, f"model.path={paths[0]}"], 1)
+        argv += [":", "-np", "1", jobs.BINARY, "train", config,
+                 f"model.path={paths[1]}"]
+        result = jobs.Job(argv).wait()
+        self.assertEqual(result.status, 2, result.err)
+        self.assertEqual(len(result.errors), 1, result.err)
+        self.assertIn("tensor 'bert.pooler.dense.bias' differs",
+                      result.errors[0])
+
+        # The same model under two names is one.
+        argv[-1] = f"model.path={tiny.bert()}"
+        result = jobs.Job(argv).wait()
+        self.assertEqual(result.status, 0, result.err)
 
 
 if __name__ == "__main__":
