@@ -19,7 +19,7 @@ std::vector<std::string> Arguments::all(const std::string& name) const {
 std::span<const Verb* const> verbs() {
   static constexpr const Verb* kVerbs[] = {
       &kTrainVerb,   &kEvalVerb, &kPredictVerb, &kMaskVerb, &kForwardVerb,
-      &kInspectVerb, &kDataVerb, &kListVerb,    &kEnvVerb,
+      &kInspectVerb, &kDataVerb, &kBenchVerb,   &kListVerb, &kEnvVerb,
   };
   return kVerbs;
 }

@@ -34,7 +34,12 @@ Rows model_rows() {
   return rows;
 }
 
-Rows codec_rows() { return {{"codec", "about"}, {"fp32", "4 bytes a number"}}; }
+Rows codec_rows() {
+  return {{"codec", "about"},
+          {"fp32", "4 bytes a number"},
+          {"bf16", "2 bytes a number, rounded to nearest even"},
+          {"int8", "1.016 bytes a number, blocks of 256 with one scale"}};
+}
 
 struct Listing {
   const char* name;

@@ -6,6 +6,6 @@
 namespace thinwire {
 
 extern const Verb kTrainVerb, kEvalVerb, kPredictVerb, kMaskVerb, kForwardVerb,
-    kInspectVerb, kDataVerb, kListVerb, kEnvVerb;
+    kInspectVerb, kDataVerb, kBenchVerb, kListVerb, kEnvVerb;
 
 }  // namespace thinwire
