@@ -5,7 +5,7 @@
 
 namespace thinwire {
 
-Progress::~Progress() {
+ProgressThread::~ProgressThread() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -14,7 +14,7 @@ Progress::~Progress() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Progress::wake() {
+void ProgressThread::wake() {
   {
     const std::lock_guard lock(mutex_);
     awaken_ = true;
@@ -23,14 +23,14 @@ void Progress::wake() {
   awake_.notify_one();
 }
 
-std::unique_lock<std::mutex> Progress::take() {
+std::unique_lock<std::mutex> ProgressThread::take() {
   taken_ = true;
   std::unique_lock lock(fleet_mutex_);
   if (error_) std::rethrow_exception(error_);
   return lock;
 }
 
-void Progress::run() {
+void ProgressThread::run() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);

@@ -13,12 +13,12 @@
 
 namespace thinwire {
 
-class Progress {
+class ProgressThread {
  public:
-  explicit Progress(Fleet& fleet) : fleet_(fleet) {}
-  ~Progress();
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  explicit ProgressThread(Fleet& fleet) : fleet_(fleet) {}
+  ~ProgressThread();
+  ProgressThread(const ProgressThread&) = delete;
+  ProgressThread& operator=(const ProgressThread&) = delete;
 
   // Legs have been released: the thread takes care of them. Never blocks.
   void wake();

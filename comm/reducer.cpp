@@ -160,7 +160,7 @@ class FleetReducer : public Reducer {
   Guard guard_;
   Manifest manifest_;
   Fleet fleet_;
-  Progress progress_;
+  ProgressThread progress_;
 
   std::mutex mutex_;  // of what ready() changes
   std::vector<std::uint8_t> ready_;
