@@ -8,7 +8,14 @@
 #include "ops/optimizer_pass.h"
 
 namespace thinwire {
+
 std::vector<bool> active_entries(const Delta& delta, std::int64_t step,
+                                 std::span<const std::int32_t> tasks) {
+  return active_entries(delta, step, step, tasks);
+}
+
+std::vector<bool> active_entries(const Delta& delta, std::int64_t first,
+                                 std::int64_t last,
                                  std::span<const std::int32_t> tasks) {
   std::vector<bool> active;
   active.reserve(delta.entries().size());
@@ -19,7 +26,7 @@ std::vector<bool> active_entries(const Delta& delta, std::int64_t step,
         std::any_of(a.tasks.begin(), a.tasks.end(), [&](std::int32_t t) {
           return std::find(tasks.begin(), tasks.end(), t) != tasks.end();
         });
-    active.push_back(task && step >= a.from_step && step < a.until_step);
+    active.push_back(task && last >= a.from_step && first < a.until_step);
   }
   return active;
 }

@@ -16,6 +16,11 @@ namespace thinwire {
 std::vector<bool> active_entries(const Delta& delta, std::int64_t step,
                                  std::span<const std::int32_t> tasks);
 
+// At any of the steps first … last.
+std::vector<bool> active_entries(const Delta& delta, std::int64_t first,
+                                 std::int64_t last,
+                                 std::span<const std::int32_t> tasks);
+
 // Tasks that some entry's activity asks about, sorted. Few or none.
 std::vector<std::int32_t> tasks_asked(const Delta& delta);
 

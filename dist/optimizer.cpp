@@ -170,4 +170,15 @@ void Optimizer::relayout(const Delta& old, const Relayout& to,
   vectors_ = std::move(mapped);
 }
 
+void Optimizer::keep_only(const at::Tensor& owned) {
+  const bool* keep = owned.const_data_ptr<bool>();
+  for (Vector& v : vectors_) {
+    if (v.name == kInitial) continue;
+    float* x = v.tensor.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < v.tensor.numel(); ++i) {
+      if (!keep[i]) x[i] = 0;
+    }
+  }
+}
+
 }  // namespace thinwire

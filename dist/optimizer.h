@@ -36,6 +36,9 @@ class Optimizer {
   // some of them carry on and some are new, the older count stays.
   void relayout(const Delta& old, const Relayout& to, StatePolicy policy);
 
+  // Forgets the state of numbers that this rank does not move; bool [size].
+  void keep_only(const at::Tensor& owned);
+
  private:
   struct Vector {
     std::string name;

@@ -21,6 +21,34 @@ void fraction(const char* key, double value) {
 
 }  // namespace
 
+void check_exchange(const ExchangeOptions& o) {
+  using What = ExchangeOptions::What;
+  const auto refuse = [](bool wrong, const char* why) {
+    if (wrong) fail<UsageError>("comm.{}", why);
+  };
+  refuse(o.sync_every < 1, "sync_every: must be at least 1");
+  refuse(o.bucket_bytes < 0, "bucket_bytes: must be at least 0");
+  refuse(!(o.outer_lr > 0) || !std::isfinite(o.outer_lr),
+         "outer_lr: must be above 0");
+  refuse(!(o.outer_momentum >= 0 && o.outer_momentum < 1),
+         "outer_momentum: must be in [0, 1)");
+  refuse(!(o.density > 0 && o.density <= 1), "density: must be in (0, 1]");
+  refuse(!o.local() && (o.outer_lr != 1 || o.outer_momentum != 0),
+         "outer_lr, comm.outer_momentum: the outer optimizer acts at merges; "
+         "set comm.sync_every above 1");
+  refuse(o.what == What::kDense && o.codec != Codec::kFp32,
+         "exchange: dense is the plain exchange to compare with; set "
+         "comm.codec: fp32");
+  refuse(o.what == What::kTopK && o.codec != Codec::kFp32,
+         "exchange: top_k sends fp32 numbers with positions; set comm.codec: "
+         "fp32");
+  refuse(o.what == What::kTopK && !o.error_feedback,
+         "exchange: top_k keeps what it does not send for the next exchange; "
+         "set comm.error_feedback: true");
+  refuse(o.algorithm == Algorithm::kMpi && o.codec != Codec::kFp32,
+         "algorithm: mpi adds fp32 numbers; set comm.codec: fp32");
+}
+
 void check_options(const TrainOptions& o) {
   at_least("steps", static_cast<double>(o.steps), 0);
   at_least("epochs", o.epochs, 0);
@@ -59,6 +87,7 @@ void check_options(const TrainOptions& o) {
   at_least("patience", static_cast<double>(o.patience), 0);
   at_least("max_skips", static_cast<double>(o.max_skips), 1);
   if (o.dropout >= 0) fraction("dropout", o.dropout);
+  check_exchange(o.exchange);
   if (o.state_policy == StatePolicy::kRewind) {
     fail<UsageError>(
         "train.state_policy: 'rewind' needs the values at the start of the "

@@ -5,8 +5,11 @@
 
 namespace thinwire {
 
-// Throws UsageError naming the key, its value and what is allowed.
+// Throw UsageError naming the key, its value and what is allowed.
 void check_options(const TrainOptions& options);
+
+// Section comm: what excludes what.
+void check_exchange(const ExchangeOptions& options);
 
 // `steps`, or as many as `epochs` take with `ranks` ranks, rounded up.
 std::int64_t total_steps(const TrainOptions& options, std::int64_t samples,

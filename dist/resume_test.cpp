@@ -147,6 +147,75 @@ TEST(Resume, AcrossPhases) {
   }
 }
 
+// Values, optimizer and window of every rank are its own between two merges.
+TEST(Resume, InTheMiddleOfAWindow) {
+  Job job = base_job(false);
+  job.options.steps = 10;
+  job.options.checkpoint_every = 1;
+  job.options.eval_every = 5;
+  job.options.exchange.sync_every = 4;
+  job.options.exchange.outer_lr = 0.8;
+  job.options.exchange.outer_momentum = 0.9;
+  expect_exact_resume(job, 2, every_step(10));
+}
+
+TEST(Resume, OfDisjointMasksInAWindowAndAcrossThem) {
+  Job job = base_job(false);
+  job.methods = {fish(0, 6)};
+  job.options.steps = 14;
+  job.options.checkpoint_every = 1;
+  job.options.exchange.sync_every = 4;
+  job.options.exchange.workers = ExchangeOptions::Workers::kDisjoint;
+  expect_exact_resume(job, 3, {2, 4, 5, 6, 7, 11, 13});
+}
+
+// What rounding left behind on each rank goes on where it was.
+TEST(Resume, OfCodecsThatKeepTheirErrors) {
+  for (const Codec codec : {Codec::kBf16, Codec::kInt8}) {
+    SCOPED_TRACE(std::string(name_of(codec)));
+    Job job = base_job(false);
+    job.options.steps = 8;
+    job.options.checkpoint_every = 2;
+    job.options.exchange.codec = codec;
+    job.options.exchange.bucket_bytes = 2048;
+    expect_exact_resume(job, 3, {2, 4, 6});
+  }
+}
+
+TEST(Resume, OfTheLargestNumbersAndOfCodecsInAWindow) {
+  Job job = base_job(false);
+  job.options.steps = 8;
+  job.options.checkpoint_every = 1;
+  job.options.exchange.what = ExchangeOptions::What::kTopK;
+  job.options.exchange.density = 0.1;
+  expect_exact_resume(job, 2, {3, 6});
+  job.options.exchange.what = ExchangeOptions::What::kDelta;
+  job.options.exchange.codec = Codec::kInt8;
+  job.options.exchange.sync_every = 3;
+  expect_exact_resume(job, 2, {2, 3, 4, 7});
+}
+
+TEST(Resume, RefusesOtherRanksWhereEachHasSomethingOfItsOwn) {
+  const TempFolder folder;
+  Job job = base_job(false);
+  job.options.steps = 3;
+  job.options.batch_size = 2;
+  job.options.exchange.sync_every = 2;
+  job.folder = folder.path();
+  run_job(job, 2);
+  job.resume = true;
+  job.options.steps = 6;
+  for (const int ranks : {1, 4}) {
+    job.options.batch_size = 4 / ranks;
+    try {
+      run_job(job, ranks);
+      FAIL() << "accepted";
+    } catch (const UsageError& e) {
+      EXPECT_THAT(e.what(), ::testing::HasSubstr("as many ranks as before"));
+    }
+  }
+}
+
 TEST(Resume, PhasesHappenOnceAndLeaveTheRestAlone) {
   Job job = base_job(false);
   job.methods = {fish(0, 4)};

@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 // JSON has no NaN: it is written as null.
 double number(const Json& json) {
@@ -57,7 +57,13 @@ nlohmann::ordered_json to_json(const RunState& s) {
           {"sent_bytes", s.sent_bytes},
           {"first", record_to_json(s.first)},
           {"last", record_to_json(s.last)},
-          {"best", record_to_json(s.best)}};
+          {"best", record_to_json(s.best)},
+          {"bucket_bytes", s.tuned.bucket_bytes},
+          {"link",
+           {{"alpha", s.tuned.link.alpha},
+            {"beta", s.tuned.link.beta},
+            {"gamma", s.tuned.link.gamma}}},
+          {"bucket_order", s.tuned.order}};
 }
 
 RunState run_state_from_json(const nlohmann::ordered_json& json,
@@ -79,6 +85,12 @@ RunState run_state_from_json(const nlohmann::ordered_json& json,
     s.first = record_from_json(json.at("first"));
     s.last = record_from_json(json.at("last"));
     s.best = record_from_json(json.at("best"));
+    json.at("bucket_bytes").get_to(s.tuned.bucket_bytes);
+    const auto& link = json.at("link");
+    link.at("alpha").get_to(s.tuned.link.alpha);
+    link.at("beta").get_to(s.tuned.link.beta);
+    link.at("gamma").get_to(s.tuned.link.gamma);
+    json.at("bucket_order").get_to(s.tuned.order);
     return s;
   } catch (const Json::exception& e) {
     fail<UsageError>("{}: state.json: {}", where, e.what());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/exchange.h"
 #include "dist/trainer.h"
 
 namespace thinwire {
@@ -22,6 +23,7 @@ struct RunState {
   std::int64_t eval_step = -1;           // of the last evaluation, -1: none yet
   std::vector<std::int64_t> sent_bytes;  // [ranks], by the ranks of the past
   std::optional<EvalRecord> first, last, best;
+  Tuned tuned;
 };
 
 nlohmann::ordered_json to_json(const RunState& state);

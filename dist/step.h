@@ -1,60 +1,77 @@
-// One optimizer step: micro-batches forward and backward, one exchange, one
-// pass of the optimizer. Decisions (skip, stop, checkpoint) are made from what
-// the exchange summed, so every rank makes the same one.
+// One optimizer step: micro-batches forward and backward, then what the run's
+// exchange policy makes of their gradient (dist/policy.h). Decisions (skip,
+// stop, checkpoint) are made from what ranks exchanged, so every rank makes the
+// same one.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "comm/reducer.h"
-#include "dist/optimizer.h"
+#include "dist/policy.h"
 #include "dist/schedule.h"
-#include "dist/trainer.h"
 
 namespace thinwire {
-
-struct StepOutcome {
-  StepRecord record;
-  // Some rank's TrainRun::request said so.
-  bool checkpoint = false, stop = false;
-  // Why the step was skipped, naming tensor and rank; equal on all ranks.
-  std::string nonfinite;
-  bool no_weight = false;  // no example of any rank carried loss weight
-};
 
 class Stepper {
  public:
   // run and loader outlive it. steps: of the whole run, for the schedule.
   Stepper(const TrainRun& run, Loader& loader, std::int64_t steps);
 
-  // The layout to train from now on; both outlive the next use().
-  void use(Delta& delta, Optimizer& optimizer);
+  // What an earlier part of the run found out; before the first use().
+  void reuse(Tuned tuned) { tuned_ = std::move(tuned); }
+  const Tuned& tuned() const;
 
-  // index: 0 for the run's first step. Throws what failed on any rank, on every
-  // rank: UsageError with the rank named.
-  StepOutcome step(std::int64_t index);
+  // The layout to train from now on; both outlive the next use(). Blocks on all
+  // ranks. Throws UsageError on all alike.
+  void use(Delta& delta, Optimizer& optimizer);
+  // Before use() of the layout that follows: maps what the policy keeps.
+  void relayout(const Delta& old, const Relayout& to, StatePolicy policy);
+
+  // index: 0 for the run's first step; last: the phase or the run ends with it.
+  // Throws what failed on any rank, on every rank: UsageError with the rank
+  // named.
+  StepOutcome step(std::int64_t index, bool last);
+
+  // For checkpoints, while the common values are in the delta: what all ranks
+  // share beside it, then each rank's own, of all ranks. Blocks on them.
+  NamedTensors state();
+  // After use(). Throws UsageError naming `where`.
+  void load(const NamedTensors& saved, const std::string& where);
+
+  // While it lives, delta and backbone hold the values that all ranks have in
+  // common: those of the last merge, between two.
+  class Common {
+   public:
+    explicit Common(Policy& policy)
+        : policy_(policy.swap_common() ? &policy : nullptr) {}
+    ~Common() {
+      if (policy_ != nullptr) policy_->swap_common();
+    }
+    Common(const Common&) = delete;
+    Common& operator=(const Common&) = delete;
+
+   private:
+    Policy* policy_;
+  };
+  [[nodiscard]] Common common() { return Common(*policy_); }
 
  private:
-  struct Local;
-  void micro_batch(std::int64_t index, StepRecord& record, Local& local);
-  std::uint32_t fingerprint(std::int64_t index) const;
-  std::vector<std::int32_t> tasks_present(
-      const Guard& guard, const std::vector<std::int64_t>& samples);
-  std::string name_culprits(const std::string& mine);
+  void tune();
 
   const TrainRun& run_;
   const TrainOptions& options_;
-  Loader& loader_;
   std::int64_t steps_;
   Schedule schedule_;
+  MicroBatches micro_batches_;
   Delta* delta_ = nullptr;
-  Optimizer* optimizer_ = nullptr;
-  std::unique_ptr<Reducer> reducer_;
-  Digest layout_;                    // of all that ranks must share
   std::vector<std::int32_t> tasks_;  // whose presence decides what moves
+  Tuned tuned_;
+  NamedTensors carried_;  // of the layout before, mapped
+  std::unique_ptr<Exchange> exchange_;
+  std::unique_ptr<Policy> policy_;
 };
 
 }  // namespace thinwire

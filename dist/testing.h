@@ -162,12 +162,14 @@ struct Recorder : TrainObserver {
   std::vector<EvalRecord> evals;
   std::vector<std::int64_t> phases, checkpoints;
   std::vector<std::string> warnings;
+  std::function<void()> on_begin;
   std::function<void(const StepRecord&)> on_step;
   std::function<void(const EvalRecord&)> on_eval;
   const Delta* delta = nullptr;
 
   void begin(const Delta& d, std::int64_t, std::int64_t) override {
     delta = &d;
+    if (on_begin) on_begin();
   }
   void step(const StepRecord& r) override {
     steps.push_back(r);
@@ -200,6 +202,7 @@ struct Job {
   // Changes this rank's run before it begins; its thread is the rank's.
   std::function<void(TrainRun&, int rank)> edit;
   std::function<std::unique_ptr<Task>(std::unique_ptr<Task>, int rank)> wrap;
+  std::function<void()> on_begin;
   std::function<void(const StepRecord&, int rank)> on_step;
   TrainRun::Request (*request)() = nullptr;
 };
@@ -264,6 +267,7 @@ inline Result run_job(const Job& job, Communicator& comm) {
                .observer = &result.seen,
                .request = job.request,
                .initial_delta = std::nullopt};
+  result.seen.on_begin = job.on_begin;
   if (job.edit) job.edit(run, comm.rank());
   // The delta lives as long as the run: its values are read at the last moment.
   result.seen.on_step = [&](const StepRecord& r) {

@@ -1,10 +1,11 @@
 // The training loop: batches in, one exchange of the delta's gradient, one
 // optimizer pass. Knows no method and no backend by name.
 //
-// P ranks with batch b take the same steps as one rank with batch P b, and
-// `accumulation` a the same as a batch a times as large, up to rounding, with
-// dropout on: gradients are sums, and the division by the summed loss weight of
-// all ranks and micro-batches follows the exchange.
+// Exchanging at every step, P ranks with batch b take the same steps as one
+// rank with batch P b, and `accumulation` a the same as a batch a times as
+// large, up to rounding, with dropout on: gradients are sums, and the division
+// by the summed loss weight of all ranks and micro-batches follows the
+// exchange.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 
 #include "data/loader.h"
 #include "data/shard_folder.h"
+#include "dist/exchange_options.h"
 #include "peft/method.h"
 #include "peft/relayout.h"
 #include "tasks/task.h"
@@ -44,9 +46,10 @@ struct TrainOptions {
   std::int64_t checkpoint_every = 0;  // steps; 0: only at the end
   std::int64_t keep = 2;              // checkpoints kept beside best/
   std::int64_t log_every = 10;
-  std::int64_t patience = 0;    // evaluations without gain; 0: off
-  std::string metric;           // of best/ and patience; "": the task's
-  std::int64_t max_skips = 10;  // non-finite steps in a row that end a run
+  std::int64_t patience = 0;  // evaluations without gain; 0: off
+  std::string metric;         // of best/ and patience; "": the task's
+  // Non-finite steps in a row that end a run; with local steps, merges.
+  std::int64_t max_skips = 10;
   // At phase boundaries. kRewind is refused: the trainer keeps no values of the
   // start.
   StatePolicy state_policy = StatePolicy::kDrop;
@@ -55,9 +58,13 @@ struct TrainOptions {
   std::int64_t bucket_window = 2048;
   std::int64_t queue_batches = 4;
   double dropout = -1;  // < 0: the model's own
+  ExchangeOptions exchange;
 };
 
-// One line of metrics.jsonl (design §5); milliseconds of this rank.
+// One line of metrics.jsonl (design §5); milliseconds of this rank. Of a step
+// between two merges, loss, norm and tokens are this rank's own; the merge's
+// record then has the mean loss since the last one, and the tokens of all ranks
+// that no record has counted.
 struct StepRecord {
   std::int64_t step = 0;
   double loss = 0, lr = 0, grad_norm = 0;
@@ -65,7 +72,7 @@ struct StepRecord {
   double step_ms = 0, data_ms = 0, forward_ms = 0, backward_ms = 0;
   double comm_ms = 0, comm_exposed_ms = 0, optimizer_ms = 0;
   std::int64_t sent_bytes = 0, received_bytes = 0;  // this rank, this step
-  bool skipped = false;  // non-finite on some rank: no rank stepped
+  bool skipped = false;  // not finite: no rank stepped, or (local) not this one
 };
 
 struct EvalRecord {

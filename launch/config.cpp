@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "dist/options.h"
 #include "launch/config_fields.h"
 #include "launch/config_tree.h"
 
@@ -161,6 +162,37 @@ void fill_train(const Json& json, const ConfigNode* node, RunConfig& config) {
   }
 }
 
+void fill_comm(const Json& json, const ConfigNode* node, RunConfig& config) {
+  config.backend = json.at("backend");
+  config.timeout_seconds = float_or(json.at("timeout"), 0);
+  ExchangeOptions& e = config.train.exchange;
+  e.codec = parse_codec(json.at("codec").get<std::string>());
+  e.algorithm = parse_algorithm(json.at("algorithm").get<std::string>());
+  e.bucket_bytes = json.at("bucket_bytes");
+  e.overlap = json.at("overlap");
+  e.trace = json.at("trace");
+  e.measure = true;
+  e.error_feedback = json.at("error_feedback");
+  e.sync_every = json.at("sync_every");
+  e.outer_lr = json.at("outer_lr");
+  e.outer_momentum = json.at("outer_momentum");
+  e.density = json.at("density");
+  using What = ExchangeOptions::What;
+  const std::string what = json.at("exchange");
+  e.what = what == "dense"   ? What::kDense
+           : what == "top_k" ? What::kTopK
+                             : What::kDelta;
+  using Workers = ExchangeOptions::Workers;
+  e.workers = json.at("workers") == "disjoint" ? Workers::kDisjoint
+                                               : Workers::kIdentical;
+  try {
+    check_exchange(e);
+  } catch (const UsageError& error) {
+    fail<UsageError>("{}: {}", node == nullptr ? config.path : node->where,
+                     error.what());
+  }
+}
+
 std::string read_text(const ConfigNode& root, std::string_view key) {
   const ConfigNode* node = root.find(key);
   if (node == nullptr || node->kind == ConfigNode::Kind::kNull) return "";
@@ -256,8 +288,7 @@ RunConfig load_run_config(const std::string& path,
   fill_train(train, train_node, config);
   all["train"] = train;
   const auto [comm_node, comm] = section("comm");
-  config.backend = comm.at("backend");
-  config.timeout_seconds = float_or(comm.at("timeout"), 0);
+  fill_comm(comm, comm_node, config);
   all["comm"] = comm;
   config.output = read_text(root, "output");
   all["output"] = config.output.empty() ? Json() : Json(config.output);

@@ -86,6 +86,29 @@ TEST(RunConfig, DefaultsOfTheTableAreThoseOfTheTrainer) {
   EXPECT_EQ(c.train.dropout, plain.dropout);
 }
 
+TEST(RunConfig, ReadsTheExchange) {
+  const RunConfig plain = load_run_config(write(kGood), {});
+  EXPECT_FALSE(plain.train.exchange.local());
+  const ExchangeOptions e =
+      load_run_config(
+          write(kGood),
+          {"comm.codec=int8", "comm.algorithm=ring", "comm.sync_every=30",
+           "comm.outer_lr=0.7", "comm.outer_momentum=0.9",
+           "comm.workers=disjoint", "comm.bucket_bytes=65536",
+           "comm.overlap=false", "comm.error_feedback=false"})
+          .train.exchange;
+  EXPECT_EQ(e.codec, Codec::kInt8);
+  EXPECT_EQ(e.algorithm, Algorithm::kRing);
+  EXPECT_EQ(e.sync_every, 30);
+  EXPECT_EQ(e.outer_lr, 0.7);
+  EXPECT_EQ(e.outer_momentum, 0.9);
+  EXPECT_EQ(e.workers, ExchangeOptions::Workers::kDisjoint);
+  EXPECT_EQ(e.bucket_bytes, 65536);
+  EXPECT_FALSE(e.overlap);
+  EXPECT_FALSE(e.error_feedback);
+  EXPECT_TRUE(e.local());
+}
+
 TEST(RunConfig, RefusalsNameKeyPlaceAndNearest) {
   EXPECT_THAT(error_of({"train.stpes=3"}), HasSubstr("train.steps"));
   EXPECT_THAT(error_of({"trian.steps=3"}), HasSubstr("did you mean train"));
@@ -106,7 +129,13 @@ TEST(RunConfig, RefusalsNameKeyPlaceAndNearest) {
   EXPECT_THAT(error_of({"peft.0={r: 4}"}), HasSubstr("peft.0.method"));
   EXPECT_THAT(error_of({"task={kind: classify}"}), HasSubstr("task.labels"));
   EXPECT_THAT(error_of({"train.epochs=2"}), HasSubstr("both set"));
-  EXPECT_THAT(error_of({"comm.sync_every=4"}), HasSubstr("must be 1"));
+  EXPECT_THAT(error_of({"comm.sync_every=0"}), HasSubstr("at least 1"));
+  EXPECT_THAT(error_of({"comm.codec=fp16"}), HasSubstr("bf16"));
+  EXPECT_THAT(error_of({"comm.algorithm=tree"}), HasSubstr("ring"));
+  EXPECT_THAT(error_of({"comm.workers=own"}), HasSubstr("disjoint"));
+  EXPECT_THAT(error_of({"comm.outer_lr=0.7"}), HasSubstr("comm.sync_every"));
+  EXPECT_THAT(error_of({"comm.exchange=dense", "comm.codec=int8"}),
+              HasSubstr("comm.codec: fp32"));
 }
 
 TEST(RunConfig, HelpListsEveryKey) {

@@ -96,6 +96,10 @@ void Delta::set_constant(const std::string& name, at::Tensor tensor) {
   constants_[name] = std::move(tensor);
 }
 
+std::string owner_constant(std::string_view entry) {
+  return "owner." + std::string(entry);
+}
+
 Digest Delta::hash() const {
   Hasher h;
   h.number(static_cast<std::int64_t>(entries_.size()));

@@ -62,6 +62,10 @@ struct DeltaEntry {
   Activity active;
 };
 
+// Name of the constant that says which worker moves each number of an entry,
+// where workers move different ones: int32 [count], from 0.
+std::string owner_constant(std::string_view entry);
+
 // How a buffer is made equal (or not) across ranks when it is saved or agreed.
 enum class BufferRule { kMean, kSum, kRankZero, kPerRank };
 

@@ -45,8 +45,12 @@ class Scoring {
 
 // What declare() may look at besides the backbone.
 struct DeclareContext {
-  std::uint64_t seed = 1;      // of initial values and random masks
-  std::int64_t step = 0;       // of the run, when the phase begins
+  std::uint64_t seed = 1;  // of initial values and random masks
+  std::int64_t step = 0;   // of the run, when the phase begins
+  // Above 1: each worker moves a share of its own, as large as the whole would
+  // be for one. A method that deals shares out declares their union, with
+  // owner_constant(); any other declares what it always does.
+  int workers = 1;
   Scoring* scoring = nullptr;  // null: only counts are wanted (`inspect`);
                                // a method that must score then declares a
                                // layout of the right sizes

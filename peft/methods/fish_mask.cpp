@@ -4,14 +4,20 @@
 // masks", sec. 3: k = floor(density * all numbers), a global top-k over
 // everything but the task head, which trains whole and counts inside k. Ties
 // go to the lower flat position, tensors in the backbone's order.
+// Workers with masks of their own (sec. 4.2): of the P k numbers with the
+// largest scores, worker w moves those of ranks w, w + P, w + 2 P, …; the head
+// belongs to all.
 // Differs: the head may be left out of the budget; tensors may be excluded; a
 // saved mask may be used; weight decay acts on the mask alone (the reference
 // code decays numbers outside it too); only the k numbers and their optimizer
 // state are ever stored. Warm-up and re-masking: sec. 4.2 of the paper.
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "base/error.h"
 #include "ops/top_k.h"
@@ -94,9 +100,13 @@ class FishMask : public Method {
     if (context.step < warmup_) {
       for (const int slot : slots) declare_slot(builder, backbone, slot);
     } else {
-      const std::vector<at::Tensor> mask = draw(backbone, slots, context);
+      const Mask mask = draw(backbone, slots, context);
       for (std::size_t i = 0; i < slots.size(); ++i) {
-        declare_masked(builder, backbone, slots[i], mask[i]);
+        declare_masked(builder, backbone, slots[i], mask.index[i]);
+        if (mask.owner.empty() || mask.index[i].numel() == 0) continue;
+        builder.constant(owner_constant(entry_name(
+                             backbone.parameters().slot(slots[i]).name)),
+                         mask.owner[i]);
       }
     }
     if (train_head_) declare_head(builder, backbone);
@@ -128,7 +138,7 @@ class FishMask : public Method {
   }
 
   std::int64_t body_budget(const Backbone& backbone,
-                           const std::vector<int>& slots) const {
+                           const std::vector<int>& slots, int workers) const {
     const Parameters& p = backbone.parameters();
     const std::int64_t all = p.count(true);
     const std::int64_t head = train_head_ ? all - p.count(false) : 0;
@@ -146,23 +156,77 @@ class FishMask : public Method {
     }
     std::int64_t available = 0;
     for (const int slot : slots) available += p.slot(slot).frozen.numel();
-    if (k > available) {
+    if (k > available / workers) {
       fail<UsageError>(
-          "fish_mask: density {} asks for {} numbers, {} are neither excluded "
+          "fish_mask: density {} asks for {} numbers{}, {} are neither "
+          "excluded "
           "nor in the head",
-          density_, k, available);
+          density_, k,
+          workers > 1 ? fmt::format(" for each of {} workers", workers) : "",
+          available);
     }
-    return k;
+    return k * workers;
   }
 
-  std::vector<at::Tensor> draw(const Backbone& backbone,
-                               const std::vector<int>& slots,
-                               const DeclareContext& context) {
-    if (!mask_file_.empty()) return read_mask(backbone, slots, context);
-    const std::int64_t k = body_budget(backbone, slots);
-    if (context.scoring == nullptr) return first(backbone, slots, k);
-    return top_k_indices(
-        fisher_scores(backbone, slots, *context.scoring, samples_, labels_), k);
+  struct Mask {
+    std::vector<at::Tensor> index;  // of each slot
+    std::vector<at::Tensor> owner;  // int32, of each slot; none: no owners
+  };
+
+  Mask draw(const Backbone& backbone, const std::vector<int>& slots,
+            const DeclareContext& context) {
+    const int workers = context.workers;
+    if (!mask_file_.empty()) {
+      if (workers > 1) {
+        fail<UsageError>(
+            "fish_mask: mask_file fixes one mask for all workers; leave it out "
+            "or set comm.workers: identical");
+      }
+      return {read_mask(backbone, slots, context), {}};
+    }
+    const std::int64_t k = body_budget(backbone, slots, workers);
+    Mask mask;
+    if (context.scoring == nullptr) {
+      mask.index = first(backbone, slots, k);
+      if (workers > 1) mask.owner = deal(mask.index, {}, workers);
+      return mask;
+    }
+    const auto scores =
+        fisher_scores(backbone, slots, *context.scoring, samples_, labels_);
+    mask.index = top_k_indices(scores, k);
+    if (workers > 1) mask.owner = deal(mask.index, scores, workers);
+    return mask;
+  }
+
+  // By score, equal ones by position: the i-th goes to worker i mod workers.
+  static std::vector<at::Tensor> deal(const std::vector<at::Tensor>& index,
+                                      const std::vector<at::Tensor>& scores,
+                                      int workers) {
+    struct Number {
+      float score;
+      std::int32_t* owner;
+    };
+    std::vector<Number> numbers;
+    std::vector<at::Tensor> owners;
+    for (std::size_t t = 0; t < index.size(); ++t) {
+      const std::int64_t n = index[t].numel();
+      owners.push_back(at::empty({n}, at::kInt));
+      auto* owner = owners.back().mutable_data_ptr<std::int32_t>();
+      const at::Tensor chosen =
+          scores.empty() ? at::zeros({n}, at::kFloat)
+                         : scores[t].reshape({-1}).index_select(0, index[t]);
+      const auto* score = chosen.const_data_ptr<float>();
+      for (std::int64_t i = 0; i < n; ++i) {
+        numbers.push_back({score[i], owner + i});
+      }
+    }
+    std::ranges::stable_sort(numbers, std::greater<>(), &Number::score);
+    std::int32_t next = 0;
+    for (const Number& number : numbers) {
+      *number.owner = next;
+      next = (next + 1) % workers;
+    }
+    return owners;
   }
 
   // For counting alone: a layout of the right size, not a mask.
@@ -214,12 +278,16 @@ class FishMask : public Method {
     return out;
   }
 
+  static std::string entry_name(const std::string& slot) {
+    return "fish." + slot;
+  }
+
   static void declare_masked(DeltaBuilder& builder, const Backbone& backbone,
                              int slot, const at::Tensor& index) {
     if (index.numel() == 0) return;  // an empty tensor costs nothing
     const Parameters::Slot& s = backbone.parameters().slot(slot);
     DeltaEntry e;
-    e.name = "fish." + s.name;
+    e.name = entry_name(s.name);
     e.kind = EntryKind::kMasked;
     e.shape = s.frozen.sizes().vec();
     e.index = index;

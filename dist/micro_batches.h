@@ -1,0 +1,54 @@
+// The forward and backward passes of one step on this rank.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "dist/trainer.h"
+
+namespace thinwire {
+
+// What one step made on this rank, its gradient beside it in the delta.
+struct LocalStep {
+  std::int64_t index = 0;  // of the step, from 0
+  double lr = 0;
+  bool last = false;            // the phase or the run ends with it
+  double loss = 0, weight = 0;  // sums over samples or target tokens
+  std::int64_t tokens = 0;
+  std::vector<std::int64_t> samples;  // of each task asked about
+  std::string error;                  // what failed here; "": nothing
+  std::uint32_t votes = 0;            // for all ranks: Vote bits
+};
+
+// Low bits of Guard::flags; the tasks present come after them.
+enum Vote : std::uint32_t {
+  kVoteNonFinite = 1,
+  kVoteError = 2,
+  kVoteCheckpoint = 4,
+  kVoteStop = 8,
+};
+
+class MicroBatches {
+ public:
+  // Both outlive it.
+  MicroBatches(const TrainRun& run, Loader& loader);
+
+  // Adds `accumulation` micro-batches to the delta's gradient, which is zero
+  // before, and fills in sums, samples of `tasks` and, when something throws,
+  // error; CommError goes through. before_last(loss) is called between the last
+  // forward and its backward. Times go to record.
+  void run(const std::vector<std::int32_t>& tasks,
+           const std::function<void(const at::Tensor& loss)>& before_last,
+           LocalStep& step, StepRecord& record);
+
+ private:
+  at::Tensor forward(const std::vector<std::int32_t>& tasks, LocalStep& step,
+                     StepRecord& record);
+
+  const TrainRun& run_;
+  Loader& loader_;
+};
+
+}  // namespace thinwire
