@@ -72,7 +72,7 @@ void AllReduce::run(std::span<std::byte> data, Element element, ReduceOp op,
                                    : encoded_bytes(options.codec, count);
   const Algorithm algorithm =
       options.algorithm == Algorithm::kAuto
-          ? choose_algorithm({}, transport_.size(), on_wire)
+          ? choose_algorithm({}, transport_.size(), on_wire, transport_.hosts())
           : options.algorithm;
   const Plan& plan = this->plan(algorithm, options.codec, size, count);
   fleet_.reserve(static_cast<std::size_t>(plan.longest_message),

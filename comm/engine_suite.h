@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -55,7 +56,6 @@ inline std::string label(Algorithm algorithm, Codec codec, int ranks,
          ", P = " + std::to_string(ranks) + ", n = " + std::to_string(n);
 }
 
-// The i-th number of a rank; i % 5 == 0 cancels over pairs of ranks.
 inline float coded(std::int64_t i, int rank) {
   return static_cast<float>((i % 1021) * (rank + 1) - 300 * rank);
 }
@@ -272,6 +272,73 @@ inline void small_tensors_under_load(Communicator& comm, int exchanges) {
   }
 }
 
+// Messages by tag, whatever their order; what no receive takes is seen.
+inline void tags_are_matched(Communicator& comm) {
+  if (comm.size() == 1) return;
+  const int p = comm.size(), r = comm.rank();
+  const int to = (r + 1) % p, from = (r + p - 1) % p;
+  const auto transport = comm.open_transport();
+  ASSERT_EQ(std::ssize(transport->hosts()), p);
+  EXPECT_LE(transport->hosts()[static_cast<std::size_t>(r)], r);
+  const std::array<int, 2> out{r, -r};
+  std::array<int, 2> in{};
+  const auto bytes = [](auto& number) {
+    return std::as_writable_bytes(std::span(&number, 1));
+  };
+  const auto land = [&](Ticket& ticket, MessageTag tag) {
+    MessageResult result;
+    while (!transport->poll(ticket, result)) transport->rest({});
+    EXPECT_EQ(result.status, MessageResult::Status::kDone);
+    if (ticket.receives) {
+      EXPECT_EQ(result.tag, tag);
+      EXPECT_EQ(result.bytes, sizeof(int));
+    }
+  };
+  Ticket later = transport->receive(from, 9, bytes(in[1]));
+  Ticket first_sent =
+      transport->send(to, 5, std::as_bytes(std::span(&out[0], 1)));
+  Ticket second_sent =
+      transport->send(to, 9, std::as_bytes(std::span(&out[1], 1)));
+  land(later, 9);
+  EXPECT_EQ(in[1], -from);
+  MessageTag tag = 0;
+  EXPECT_TRUE(transport->stray(from, tag));
+  EXPECT_EQ(tag, 5u);
+  Ticket earlier = transport->receive(from, 5, bytes(in[0]));
+  land(earlier, 5);
+  EXPECT_EQ(in[0], from);
+  EXPECT_FALSE(transport->stray(from, tag));
+  land(first_sent, 0);
+  land(second_sent, 0);
+}
+
+// One rank is an exchange ahead: told at once, on a group of its own, because
+// it is unusable afterwards.
+inline void out_of_step_is_told(Communicator& comm) {
+  if (comm.size() == 1) return;
+  const auto group = comm.split(0, comm.rank());
+  std::string mine;
+  try {
+    at::Tensor x = at::zeros({300});
+    const auto reducer = make_reducer(*group, x, {.buckets = {{0, 300}}});
+    const std::uint64_t ahead = comm.rank() == 1 ? 1 : 0;
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      Guard guard;
+      reducer->begin(i + ahead);
+      reducer->finish(guard);
+    }
+  } catch (const CommError& error) {
+    mine = error.what();
+  }
+  EXPECT_THAT(mine, HasSubstr("exchange "));
+  std::string all;
+  for (const auto& text :
+       comm.all_gather_v(std::as_bytes(std::span(mine.data(), mine.size())))) {
+    all.append(reinterpret_cast<const char*>(text.data()), text.size());
+  }
+  EXPECT_THAT(all, HasSubstr("the ranks do not make the same calls: rank "));
+}
+
 struct Case {
   const char* name;
   void (*check)(Communicator&);
@@ -282,6 +349,8 @@ inline constexpr Case kCases[] = {
     {"BitsAreEqual", bits_are_equal},
     {"RestsKeepTheSum", rests_keep_the_sum},
     {"GuardsAreEqual", guards_are_equal},
+    {"TagsAreMatched", tags_are_matched},
+    {"OutOfStepIsTold", out_of_step_is_told},
 };
 
 inline void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }

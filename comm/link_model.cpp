@@ -7,6 +7,7 @@
 #include <bit>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "base/error.h"
@@ -37,6 +38,21 @@ double measure_gamma() {
                     }));
   }
   return best / static_cast<double>(4 * a.size());
+}
+
+// Whether several hosts hold equally many ranks, two or more.
+bool evenly_spread(std::span<const int> hosts) {
+  std::map<int, int> held;
+  for (const int host : hosts) ++held[host];
+  return held.size() > 1 && held.begin()->second > 1 &&
+         std::ranges::all_of(held, [&](const auto& host) {
+           return host.second == held.begin()->second;
+         });
+}
+
+// Whether the ranks of each host follow each other.
+bool in_blocks(std::span<const int> hosts) {
+  return std::ranges::is_sorted(hosts);
 }
 
 // One small exchange must not cost more bytes than this share saves.
@@ -77,11 +93,15 @@ double predict_seconds(const LinkModel& link, Algorithm algorithm, int ranks,
   fail<InternalError>("no prediction for algorithm '{}'", name_of(algorithm));
 }
 
-Algorithm choose_algorithm(const LinkModel& link, int ranks,
-                           std::int64_t bytes) {
+Algorithm choose_algorithm(const LinkModel& link, int ranks, std::int64_t bytes,
+                           std::span<const int> hosts) {
   const LinkModel model = or_planning_values(link);
   const bool power = std::has_single_bit(static_cast<unsigned>(ranks));
   const bool sparing = bytes >= kFewestBytesFrom;
+  if (sparing && !power && evenly_spread(hosts)) return Algorithm::kTwoLevel;
+  if (sparing && power && evenly_spread(hosts) && !in_blocks(hosts)) {
+    return Algorithm::kTwoLevel;
+  }
   Algorithm best = Algorithm::kRing;
   const auto consider = [&](Algorithm other) {
     if (predict_seconds(model, other, ranks, bytes) <

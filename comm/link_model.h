@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "comm/algorithm.h"
 
@@ -32,9 +33,12 @@ double predict_seconds(const LinkModel& link, Algorithm algorithm, int ranks,
 // From this size on only algorithms that move the fewest bytes are chosen.
 inline constexpr std::int64_t kFewestBytesFrom = 16 * 1024;
 
-// The fastest for a flat network: doubling, halving_doubling or ring.
-Algorithm choose_algorithm(const LinkModel& link, int ranks,
-                           std::int64_t bytes);
+// The fastest of doubling, halving_doubling and ring; two_level for what is not
+// small where several hosts hold equally many ranks, two or more, and
+// halving_doubling would not keep most bytes within them. hosts:
+// Transport::hosts; empty: all one.
+Algorithm choose_algorithm(const LinkModel& link, int ranks, std::int64_t bytes,
+                           std::span<const int> hosts = {});
 // Bytes of a bucket whose start-up costs a tenth of its transfer, at most
 // total_bytes.
 std::int64_t choose_bucket_bytes(const LinkModel& link, int ranks,

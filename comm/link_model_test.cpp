@@ -44,6 +44,21 @@ TEST(LinkModel, ChoosesByStartAndSize) {
   EXPECT_NE(choose_algorithm({}, 4, 100), Algorithm::kAuto);
 }
 
+TEST(LinkModel, ChoosesByHosts) {
+  const std::int64_t large = 1 << 20;
+  const auto choice = [&](std::vector<int> hosts, std::int64_t bytes) {
+    return choose_algorithm(kSlow, static_cast<int>(hosts.size()), bytes,
+                            hosts);
+  };
+  EXPECT_EQ(choice({0, 0, 0, 3, 3, 3}, large), Algorithm::kTwoLevel);
+  EXPECT_EQ(choice({0, 0, 0, 3, 3, 3}, 100), Algorithm::kDoubling);
+  EXPECT_EQ(choice({0, 0, 2, 2}, large), Algorithm::kHalvingDoubling);
+  EXPECT_EQ(choice({0, 1, 0, 1}, large), Algorithm::kTwoLevel);
+  EXPECT_EQ(choice({0, 0, 2}, large), Algorithm::kRing);
+  EXPECT_EQ(choice({0, 1, 2}, large), Algorithm::kRing);
+  EXPECT_EQ(choice({0, 0, 0}, large), Algorithm::kRing);
+}
+
 TEST(LinkModel, BucketsCostLittleToStart) {
   const std::int64_t total = 100 << 20;
   for (const LinkModel& link : {kSlow, kFast, LinkModel{1e-3, 1e-9, 1e-10}}) {

@@ -61,7 +61,8 @@ Manifest make_manifest(const ReducerOptions& options, const PlanShape& shape,
         options.algorithm != Algorithm::kAuto
             ? options.algorithm
             : choose_algorithm(options.link, shape.ranks,
-                               encoded_bytes(bucket.codec, bucket.count));
+                               encoded_bytes(bucket.codec, bucket.count),
+                               shape.hosts);
     mine.guard = !manifest.guard_first && i + 1 == options.buckets.size();
     const bool rounds = bucket.codec != Codec::kFp32;
     add_plan(manifest, mine,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <mutex>
 #include <utility>
 
@@ -78,12 +79,19 @@ class FleetReducer : public Reducer {
     fleet_.reserve(manifest_.longest_message, manifest_.longest_code);
   }
 
+  // A rank that unwinds lets the others know, so that none waits for it.
+  ~FleetReducer() override {
+    if (std::uncaught_exceptions() > exceptions_) {
+      transport_->stop("it left with an error");
+    }
+  }
+
   void begin(std::uint64_t sequence) override {
     THINWIRE_ASSERT(vector_.const_data_ptr<float>() == data_, "it has moved");
     const std::lock_guard lock(mutex_);
     sequence_ = sequence;
     std::ranges::fill(ready_, 0);
-    final_ = 0;
+    final_ = released_ = 0;
     {
       const auto taken = progress_.take();
       fleet_.open(CallKind::kExchange, sequence, "", manifest_.legs);
@@ -124,7 +132,6 @@ class FleetReducer : public Reducer {
       fleet_.release(manifest_.legs.size());
       fleet_.wait(manifest_.legs.size(), timeout);
     }
-    released_ = 0;
     counted_ = bytes_;
     const ByteCount moved{counted_.sent - before.sent,
                           counted_.received - before.received};
@@ -153,6 +160,7 @@ class FleetReducer : public Reducer {
 
   Communicator& comm_;
   const at::Tensor& vector_;
+  const int exceptions_ = std::uncaught_exceptions();
   float* data_ = nullptr;
   const bool overlap_;
   const std::unique_ptr<Transport> transport_;
