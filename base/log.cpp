@@ -6,12 +6,19 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
 
 namespace thinwire {
+namespace {
+
+std::mutex file_mutex;
+std::shared_ptr<spdlog::sinks::sink> file_sink;  // null: no file
+
+}  // namespace
 
 void init_log(int rank, const std::string& file) {
   auto console = std::make_shared<spdlog::sinks::stderr_sink_mt>();
@@ -30,7 +37,19 @@ void init_log(int rank, const std::string& file) {
   logger->set_level(spdlog::level::info);
   logger->set_pattern(fmt::format("%H:%M:%S.%e %^%L%$ [rank {}] %v", rank));
   logger->flush_on(spdlog::level::warn);
+  {
+    const std::lock_guard lock(file_mutex);
+    file_sink = sinks.size() > 1 ? sinks.back() : nullptr;
+  }
   spdlog::set_default_logger(std::move(logger));
+}
+
+void log_to_file(const std::string& line) {
+  const std::lock_guard lock(file_mutex);
+  if (file_sink == nullptr) return;
+  file_sink->log(
+      spdlog::details::log_msg("thinwire", spdlog::level::err, line));
+  file_sink->flush();
 }
 
 }  // namespace thinwire

@@ -11,4 +11,8 @@ namespace thinwire {
 // info and above and is appended to. Throws IoError when it cannot be opened.
 void init_log(int rank, const std::string& file);
 
+// A line for the file alone, there when the call returns; from any thread. Does
+// nothing without a file.
+void log_to_file(const std::string& line);
+
 }  // namespace thinwire

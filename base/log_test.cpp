@@ -26,10 +26,13 @@ TEST_F(LogTest, FileGetsRankAndText) {
   spdlog::debug("not this");
   spdlog::info("k = {}", 7);
   spdlog::default_logger()->flush();
+  log_to_file("quietly");
   std::ifstream in(path);
   std::stringstream text;
   text << in.rdbuf();
   EXPECT_NE(text.str().find(" [rank 3] k = 7\n"), std::string::npos)
+      << text.str();
+  EXPECT_NE(text.str().find(" [rank 3] quietly\n"), std::string::npos)
       << text.str();
   EXPECT_EQ(text.str().find("not this"), std::string::npos);
   std::filesystem::remove(path);
