@@ -33,7 +33,8 @@ Call::Call(Transport& transport, CallKind kind, std::uint32_t number,
       deadline_(SteadyClock::now() +
                 std::chrono::duration_cast<SteadyClock::duration>(
                     std::chrono::duration<double>(timeout_seconds))),
-      bytes_(bytes) {}
+      bytes_(bytes),
+      status_(name_of(kind), tag, number) {}
 
 std::string Call::name() const {
   const auto kind = name_of(kind_);
@@ -63,10 +64,14 @@ void Call::finish(Ticket& ticket) {
   switch (result.status) {
     case MessageResult::Status::kDone:
       break;
-    case MessageResult::Status::kTimeout:
+    case MessageResult::Status::kTimeout: {
+      const std::string blame = transport_.blame(ticket.peer, false);
       transport_.abandon(ticket);
-      raise(fmt::format("timed out after {:.1f} s: rank {} waited for rank {}",
-                        timeout_seconds_, rank(), ticket.peer));
+      raise(fmt::format(
+          "timed out after {:.1f} s: rank {} waited for rank {}{}{}",
+          timeout_seconds_, rank(), ticket.peer, blame.empty() ? "" : "; ",
+          blame));
+    }
     case MessageResult::Status::kFailed:
       transport_.abandon(ticket);
       raise(fmt::format("rank {} waited for rank {}, but {}", rank(),
@@ -74,11 +79,12 @@ void Call::finish(Ticket& ticket) {
   }
   if (!ticket.receives) return;
   if (result.tag != call_tag(kind_, number_)) {
-    raise(
-        fmt::format("the ranks do not make the same calls: rank {} is in {}, "
-                    "rank {} in {}",
-                    rank(), describe(call_tag(kind_, number_)), ticket.peer,
-                    describe(result.tag, number_)));
+    const std::string blame = transport_.blame(ticket.peer, true);
+    raise(fmt::format(
+        "the ranks do not make the same calls: rank {} is in {}, "
+        "rank {} in {}{}{}",
+        rank(), describe(call_tag(kind_, number_)), ticket.peer,
+        describe(result.tag, number_), blame.empty() ? "" : "; ", blame));
   }
   if (result.bytes != ticket.size) {
     raise(

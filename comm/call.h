@@ -14,6 +14,7 @@
 #include "comm/communicator.h"
 #include "comm/envelope.h"
 #include "comm/transport.h"
+#include "comm/watch.h"
 
 namespace thinwire {
 
@@ -83,6 +84,7 @@ class Call {
   const double timeout_seconds_;
   const SteadyClock::time_point deadline_;
   ByteCount& bytes_;
+  const InCall status_;
 };
 
 }  // namespace thinwire

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "comm/backoff.h"
+#include "comm/watch.h"
 
 namespace thinwire {
 namespace {
@@ -100,14 +101,17 @@ void Fleet::check_stray(Slot& slot, SteadyClock::time_point now) {
       now - slot.stray_since < kStrayPatience) {
     return;
   }
-  raise(slot,
-        fmt::format("the ranks do not make the same calls: rank {} is in {}, "
-                    "rank {} in {}",
-                    transport_.rank(), describe(flight.tag(), number_), peer,
-                    describe(other, number_)));
+  const std::string blame = transport_.blame(peer, true);
+  raise(slot, fmt::format(
+                  "the ranks do not make the same calls: rank {} is in {}, "
+                  "rank {} in {}{}{}",
+                  transport_.rank(), describe(flight.tag(), number_), peer,
+                  describe(other, number_), blame.empty() ? "" : "; ", blame));
 }
 
 void Fleet::wait(std::size_t count, double timeout_seconds) {
+  const InCall status(name_of(kind_), tag_,
+                      static_cast<std::uint32_t>(number_));
   Backoff backoff(transport_.crowded());
   SteadyClock::time_point deadline{}, still{};
   while (landed_ < count) {
@@ -124,14 +128,17 @@ void Fleet::wait(std::size_t count, double timeout_seconds) {
     if (still == SteadyClock::time_point{}) still = now;
     look(now);
     const Slot* slot = oldest();
+    if (slot != nullptr) report_bucket(legs_[slot->leg].bucket);
     if (now >= deadline) {
       THINWIRE_ASSERT(slot != nullptr, "leg {} of {}", landed_, count);
       const int peer = slot->flight.peer();
       const std::string whom =
           peer < 0 ? "all ranks" : fmt::format("rank {}", peer);
+      const std::string blame = transport_.blame(peer, false);
       raise(*slot,
-            fmt::format("timed out after {:.1f} s: rank {} waited for {}",
-                        timeout_seconds, transport_.rank(), whom));
+            fmt::format("timed out after {:.1f} s: rank {} waited for {}{}{}",
+                        timeout_seconds, transport_.rank(), whom,
+                        blame.empty() ? "" : "; ", blame));
     }
     transport_.rest(now - still);
   }

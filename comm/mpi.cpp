@@ -3,18 +3,15 @@
 #include <fmt/format.h>
 #include <mpi.h>
 #include <sched.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <cerrno>
-#include <cstdlib>
 #include <cstring>
+#include <numeric>
+#include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,27 +19,17 @@
 #include "base/handle.h"
 #include "base/hash.h"
 #include "comm/backoff.h"
+#include "comm/mpi_common.h"
 #include "comm/transport.h"
+#include "comm/watch.h"
 
 namespace thinwire {
 namespace {
 
 using std::chrono::microseconds;
 
-std::atomic<bool> some_message_abandoned{false};
-
-std::string error_text(int code) {
-  std::array<char, MPI_MAX_ERROR_STRING> text{};
-  int length = 0;
-  MPI_Error_string(code, text.data(), &length);
-  return {text.data(), static_cast<std::size_t>(length)};
-}
-
-void check(int code, const char* call) {
-  if (code != MPI_SUCCESS) {
-    fail<CommError>("{} failed: {}", call, error_text(code));
-  }
-}
+using mpi::check;
+using mpi::error_text;
 
 struct CommTraits {
   using type = MPI_Comm;
@@ -64,20 +51,28 @@ CommHandle duplicate(MPI_Comm comm) {
   return handle;
 }
 
-// Where a rank lives, to see whether it still does. Ranks of one pid namespace
-// can look each other up.
-struct Home {
-  std::uint64_t place = 0;
-  std::int64_t pid = 0;
-};
-
-Home my_home() {
+// Where a rank lives: ranks of one place share its cores.
+std::uint64_t my_place() {
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
   struct stat ns {};
   stat("/proc/self/ns/pid", &ns);
-  const std::string place = fmt::format("{} {}", host.data(), ns.st_ino);
-  return {hash64(place), getpid()};
+  return hash64(fmt::format("{} {}", host.data(), ns.st_ino));
+}
+
+// Of each rank of comm, its rank in MPI_COMM_WORLD.
+std::vector<int> find_world_ranks(MPI_Comm comm, int size) {
+  MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  check(MPI_Comm_group(comm, &group), "MPI_Comm_group");
+  check(MPI_Comm_group(MPI_COMM_WORLD, &world), "MPI_Comm_group");
+  std::vector<int> own(static_cast<std::size_t>(size)), theirs(own.size());
+  std::iota(own.begin(), own.end(), 0);
+  check(
+      MPI_Group_translate_ranks(group, size, own.data(), world, theirs.data()),
+      "MPI_Group_translate_ranks");
+  MPI_Group_free(&group);
+  MPI_Group_free(&world);
+  return theirs;
 }
 
 // The host of each rank of comm, by its lowest rank: where ranks share memory.
@@ -122,20 +117,23 @@ MPI_Op operation(ReduceOp op) {
 class MpiTransport : public Transport {
  public:
   explicit MpiTransport(MPI_Comm parent)
-      : data_(duplicate(parent)), notices_(duplicate(parent)) {
+      : limit_(std::in_place, "making a communicator", kStartSeconds),
+        data_(duplicate(parent)),
+        notices_(duplicate(parent)) {
     MPI_Comm_rank(data_.get(), &rank_);
     MPI_Comm_size(data_.get(), &size_);
-    homes_.resize(static_cast<std::size_t>(size_));
-    const Home mine = my_home();
-    check(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, homes_.data(),
-                        sizeof mine, MPI_BYTE, data_.get()),
+    const std::uint64_t mine = my_place();
+    std::vector<std::uint64_t> places(static_cast<std::size_t>(size_));
+    check(MPI_Allgather(&mine, 1, MPI_UINT64_T, places.data(), 1, MPI_UINT64_T,
+                        data_.get()),
           "MPI_Allgather");
+    world_ranks_ = find_world_ranks(data_.get(), size_);
     hosts_ = find_hosts(data_.get(), rank_, size_);
-    const auto neighbours =
-        std::ranges::count(homes_, mine.place, &Home::place);
+    const auto neighbours = std::ranges::count(places, mine);
     cpu_set_t cpus;
     const bool known = sched_getaffinity(0, sizeof cpus, &cpus) == 0;
     crowded_ = !known || neighbours > CPU_COUNT(&cpus);
+    limit_.reset();
   }
 
   // A failed communicator is left to the end of the process: freeing it could
@@ -235,7 +233,7 @@ class MpiTransport : public Transport {
     MPI_Request request = unpack(ticket.handle);
     if (request == MPI_REQUEST_NULL) return;
     failed_ = true;
-    some_message_abandoned = true;
+    mpi::some_message_abandoned = true;
     if (ticket.receives) MPI_Cancel(&request);
     const auto end = SteadyClock::now() + std::chrono::milliseconds(100);
     for (int done = 0; done == 0 && SteadyClock::now() < end;) {
@@ -244,9 +242,18 @@ class MpiTransport : public Transport {
     ticket.handle = pack(MPI_REQUEST_NULL);
   }
 
+  std::string blame(int peer, bool odd) override {
+    Watch* watch = Watch::current();
+    if (watch == nullptr) return "";
+    return odd ? watch->ask_odd(world_rank(peer))
+               : watch->ask_stalled(world_rank(peer));
+  }
+
   void stop(std::string_view why) noexcept override {
     failed_ = true;
     if (std::exchange(stopped_, true)) return;
+    const Watch* watch = Watch::current();
+    if (watch != nullptr && watch->failure() != nullptr) return;  // all know
     // Small enough to be sent eagerly; the text lives until the process ends,
     // since nobody can wait for these messages.
     auto* notice = new std::string(why.substr(0, kMaxNotice));
@@ -262,6 +269,7 @@ class MpiTransport : public Transport {
   std::unique_ptr<Transport> split(std::uint32_t, int color,
                                    std::span<const int> members) override {
     const auto place = std::ranges::find(members, rank_) - members.begin();
+    const WatchLimit limit("MPI_Comm_split", kStartSeconds);
     MPI_Comm child = MPI_COMM_NULL;
     check(MPI_Comm_split(data_.get(), color & 0x7fffffff,
                          static_cast<int>(place), &child),
@@ -328,15 +336,24 @@ class MpiTransport : public Transport {
     return true;
   }
 
-  // Whether waiting for peer is in vain, and why. What it has found stays.
+  // Whether waiting for peer (-1: any) is in vain, and why. What it has found
+  // stays.
   bool find_failure(int peer, SteadyClock::time_point now, std::string& why) {
+    if (Watch* watch = Watch::current(); watch != nullptr) {
+      watch->status().waits_for(world_rank(peer));
+      const std::string* text = watch->failure();
+      if (text != nullptr && failure_.empty()) failure_ = *text;
+    }
     if (failure_.empty() && now >= next_look_) {
       next_look_ = now + microseconds(1000);
       failure_ = read_notice();
-      if (failure_.empty()) failure_ = find_dead(peer);
     }
     why = failure_;
     return !failure_.empty();
+  }
+
+  int world_rank(int peer) const {
+    return peer < 0 ? -1 : world_ranks_[static_cast<std::size_t>(peer)];
   }
 
   std::string read_notice() {
@@ -358,69 +375,18 @@ class MpiTransport : public Transport {
         std::string_view(text.data(), static_cast<std::size_t>(count)));
   }
 
-  // peer -1: any rank.
-  std::string find_dead(int peer) const {
-    const Home& mine = homes_[static_cast<std::size_t>(rank_)];
-    for (int rank = std::max(peer, 0); rank < size_; ++rank) {
-      const Home& home = homes_[static_cast<std::size_t>(rank)];
-      if (home.place == mine.place &&
-          kill(static_cast<pid_t>(home.pid), 0) != 0 && errno == ESRCH) {
-        return peer < 0 ? fmt::format("the process of rank {} (pid {}) is gone",
-                                      rank, home.pid)
-                        : fmt::format("its process (pid {}) is gone", home.pid);
-      }
-      if (peer >= 0) break;
-    }
-    if (getppid() != parent_) {
-      return fmt::format("the launcher of rank {} is gone", rank_);
-    }
-    return "";
-  }
-
+  std::optional<WatchLimit> limit_;  // while this is being made
   CommHandle data_, notices_;
   int rank_ = 0, size_ = 1;
-  std::vector<Home> homes_;  // by rank
+  std::vector<int> world_ranks_;
   std::vector<int> hosts_;
   bool crowded_ = false;  // more ranks than cores here
   bool failed_ = false, stopped_ = false;
   std::string failure_;  // why no wait can succeed any more
   SteadyClock::time_point next_look_{};
-  const pid_t parent_ = getppid();
 };
 
 }  // namespace
-
-bool started_by_mpi() noexcept {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
-    if (std::getenv(name) != nullptr) return true;
-  }
-  return false;
-}
-
-MpiSession::MpiSession() {
-  int provided = 0;
-  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided),
-        "MPI_Init_thread");
-  if (provided != MPI_THREAD_MULTIPLE) {
-    fail<CommError>("MPI: MPI_THREAD_MULTIPLE is needed, level {} is provided",
-                    provided);
-  }
-}
-
-MpiSession::~MpiSession() {
-  if (!some_message_abandoned) {
-    MPI_Finalize();
-    return;
-  }
-  // The first abnormal exit makes the launcher end the others; before that,
-  // they are to read the notice and say on their own what happened.
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
-}
-
-void MpiSession::abort(int status) noexcept {
-  MPI_Abort(MPI_COMM_WORLD, status);
-  std::_Exit(status);
-}
 
 std::unique_ptr<Transport> make_mpi_transport() {
   int initialized = 0, level = MPI_THREAD_SINGLE, found = 0;

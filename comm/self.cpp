@@ -39,6 +39,7 @@ class SelfTransport : public Transport {
     return {};
   }
   void abandon(Ticket&) noexcept override {}
+  std::string blame(int, bool) override { return ""; }
   void stop(std::string_view) noexcept override {}
   std::unique_ptr<Transport> split(std::uint32_t, int,
                                    std::span<const int>) override {

@@ -236,6 +236,7 @@ class ThreadTransport : public Transport {
   }
 
   void abandon(Ticket&) noexcept override {}
+  std::string blame(int, bool) override { return ""; }
   void stop(std::string_view why) noexcept override {
     group_->stop(rank_, why);
   }

@@ -88,6 +88,11 @@ class Transport {
   // Gives up a message that will not be waited for again.
   virtual void abandon(Ticket& ticket) noexcept = 0;
 
+  // Peer has let this rank wait past a deadline or, with `odd`, has shown to be
+  // in another call: asks all ranks who is to blame. Returns a line, or nothing
+  // where ranks cannot ask each other. Blocks for two seconds at most.
+  virtual std::string blame(int peer, bool odd) = 0;
+
   // Tells all other ranks that this one stops, and why: their waits, present
   // and future, end with kFailed and `rank R stopped: why`. The first call
   // counts. Does not block.

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "base/error.h"
+#include "comm/watch.h"
 
 namespace thinwire {
 
@@ -12,7 +13,9 @@ std::string_view cause_of(const std::exception& error) {
     return text.find(words) != std::string_view::npos;
   };
   if (dynamic_cast<const CommError*>(&error) != nullptr) {
-    if (says("is gone")) return "RANK_LOST";
+    const Watch* watch = Watch::current();
+    if (watch != nullptr && watch->failure() != nullptr) return watch->cause();
+    if (says("do not make the same calls")) return "DESYNC";
     if (says("differs")) return "DISAGREEMENT";
     if (says("timed out") || says("timeout")) return "STALLED";
     return "COMM";

@@ -17,11 +17,14 @@
 #include <set>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
+#include "comm/watch.h"
 #include "launch/cause.h"
 
 namespace thinwire {
@@ -60,9 +63,20 @@ Outcome run_body(const std::function<int(Communicator&)>& body) {
   }
 }
 
+std::string prefix_of(int rank) { return fmt::format("[rank {}] ", rank); }
+
 void print(const std::string& prefix, const std::string& text) {
   std::fprintf(stderr, "%serror: %s\n", prefix.c_str(), text.c_str());
   std::fflush(stderr);
+}
+
+// The line of a failure of the run, on the watch's thread: into the log first,
+// since stderr may lead to a launcher that is gone.
+void say_failure(const std::string& cause, const std::string& text, bool loud) {
+  const std::string line = fmt::format("{} ({})", text, cause);
+  static bool logged = false;  // the second call is for the user alone
+  if (!std::exchange(logged, true)) log_to_file(line);
+  if (loud) print(prefix_of(std::max(launched_rank(), 0)), line);
 }
 
 std::vector<Outcome> gather(Communicator& control, const Outcome& mine) {
@@ -114,7 +128,11 @@ int run_job(const std::function<int(Communicator&)>& body) {
       const pid_t launcher = getppid();
       prctl(PR_SET_PDEATHSIG, SIGKILL);
       if (getppid() != launcher) return kExitFailed;
-      session.emplace();
+      session.emplace(WatchOptions{.say = &say_failure});
+      // From here on the watch sees that end, says so and ends the process; all
+      // it needs is that the process runs.
+      prctl(PR_SET_PDEATHSIG, SIGCONT);
+      if (getppid() != launcher) return kExitFailed;
     }
     control = make_communicator("auto");
     rank = control->rank();
@@ -123,12 +141,24 @@ int run_job(const std::function<int(Communicator&)>& body) {
     return kExitFailed;
   }
   const Outcome mine = run_body(body);
+  const auto run_failed = [&] {
+    return session && session->watch().failure() != nullptr;
+  };
+  const int status = mine.status == kExitDone ? kExitFailed : mine.status;
+  if (run_failed()) {  // the watch has said it
+    if (!mine.text.empty() && !mine.secondary)
+      print(prefix_of(rank), mine.text);
+    return status;
+  }
+  if (session) session->watch().stop_asking();
   try {
     return report(gather(*control, mine), rank);
   } catch (const CommError& error) {  // some rank is gone for good
-    const std::string prefix = fmt::format("[rank {}] ", rank);
-    print(prefix, mine.text.empty() ? one_line(error.what()) : mine.text);
-    return mine.status == kExitDone ? kExitFailed : mine.status;
+    if (!run_failed() || !(mine.text.empty() || mine.secondary)) {
+      print(prefix_of(rank),
+            mine.text.empty() ? one_line(error.what()) : mine.text);
+    }
+    return status;
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "comm/watch.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/report.h"
@@ -55,6 +56,9 @@ int run(const Arguments& arguments, Communicator& comm) {
   const bool resume = arguments.has("resume");
   if (config.timeout_seconds > 0) {
     comm.set_default_timeout_seconds(config.timeout_seconds);
+  }
+  if (Watch* watch = Watch::current()) {
+    watch->set_deadline(comm.default_timeout_seconds());
   }
   agree_config(comm, config);
   set_threads(config.threads);
