@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <string>
 #include <vector>
@@ -44,6 +45,7 @@ void agree(Communicator& comm, std::string_view what, std::string_view value) {
     holders[texts[static_cast<std::size_t>(r)]].push_back(r);
   }
   if (holders.size() == 1) return;
+  await_others_before_throw(comm);
   // Most ranks hold the majority's value; among equals rank 0's, or the
   // lowest rank's.
   const auto majority =
@@ -70,9 +72,17 @@ void agree_ok(Communicator& comm, std::string_view error) {
     if (!texts[static_cast<std::size_t>(r)].empty()) failed.push_back(r);
   }
   if (failed.empty()) return;
+  await_others_before_throw(comm);
   const auto& first = texts[static_cast<std::size_t>(failed.front())];
   if (comm.size() == 1) throw UsageError(first);
   fail<UsageError>("[{}] {}", rank_list(failed), first);
+}
+
+void await_others_before_throw(Communicator& comm) noexcept {
+  try {
+    comm.barrier({.tag = "errors"});
+  } catch (const std::exception&) {  // what the caller throws says more
+  }
 }
 
 }  // namespace thinwire

@@ -106,4 +106,9 @@ void agree(Communicator& comm, std::string_view what, std::string_view value);
 // the ranks concerned. A check made on one rank alone must end here.
 void agree_ok(Communicator& comm, std::string_view error);
 
+// Before all ranks throw for a reason that all have from one exchange: a rank
+// that left at once would break that exchange off for those still in it. Blocks
+// on the other ranks.
+void await_others_before_throw(Communicator& comm) noexcept;
+
 }  // namespace thinwire
