@@ -9,6 +9,7 @@ function(thinwire_add_library folder)
   cmake_parse_arguments(arg "" "" "DEPS;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
        ${PROJECT_SOURCE_DIR}/${folder}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/cuda/")  # cmake/Cuda.cmake
   set(mpi_tests ${sources})
   list(FILTER mpi_tests INCLUDE REGEX "_mpi_test\\.cpp$")
   set(tests ${sources})
