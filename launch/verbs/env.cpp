@@ -11,6 +11,8 @@
 #include <thread>
 
 #include "comm/communicator.h"
+#include "comm/cuda_library.h"
+#include "comm/mpi_device.h"
 #include "launch/job.h"
 #include "launch/progress.h"
 #include "launch/report.h"
@@ -70,7 +72,9 @@ int run(const Arguments&, Communicator& comm) {
       {"cores", fmt::format("{} usable of {}", cores,
                             std::thread::hardware_concurrency())},
       {"memory", human_bytes(memory)},
-      {"GPU", "not used by this build"},
+      {"GPU", describe_gpus()},
+      {"GPU library", describe_cuda_library()},
+      {"MPI takes GPU memory", describe_mpi_device_memory()},
       {"ranks", fmt::format("{} ({} on this host, backend {})", comm.size(),
                             local_ranks(), comm.backend())},
   });
@@ -81,7 +85,7 @@ int run(const Arguments&, Communicator& comm) {
 }  // namespace
 
 constexpr Verb kEnvVerb{"env",
-                        "versions, MPI, CPU and memory",
+                        "versions, MPI, CPU, GPU and memory",
                         "Put its output into a bug report.\n"
                         "Example:\n"
                         "  mpirun -np 2 thinwire env",
