@@ -17,6 +17,7 @@
 #include "dist/evaluate.h"
 #include "dist/optimizer.h"
 #include "dist/options.h"
+#include "dist/ownership.h"
 #include "dist/resume.h"
 #include "dist/run_state.h"
 #include "dist/step.h"
@@ -29,6 +30,9 @@ using Clock = std::chrono::steady_clock;
 
 // Slower than any disk that a checkpoint is written to, bytes per second.
 constexpr double kSlowDisk = 10e6;
+
+// Steps between comparisons of the ranks' values.
+constexpr std::int64_t kDigestEvery = 100;
 
 std::span<const std::byte> bytes_of(const at::Tensor& t) {
   return {static_cast<const std::byte*>(t.const_data_ptr()),
@@ -68,9 +72,14 @@ class Trainer {
     return (std::filesystem::path(run_.folder) / name).string();
   }
   void agree_on_inputs();
-  void resume(Resumed from);
+  void resume(Resumed& from);
   Delta declare();
   void adopt();
+  bool disjoint() const {
+    return options_.exchange.workers == ExchangeOptions::Workers::kDisjoint;
+  }
+  void check_dealt() const;
+  void check_values();
   void next_phase();
   void evaluate_now();
   void save(const std::string& folder, const NamedTensors& optimizer);
@@ -94,6 +103,7 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   std::optional<Stepper> stepper_;
   std::int64_t saved_step_ = -1;  // of the newest checkpoint
+  std::int64_t values_checked_ = 0;
   std::int64_t sent_before_ = 0;  // bytes: by this rank before it was resumed,
   std::int64_t sent_at_start_ = 0;  // and by others than this run
 };
@@ -122,9 +132,11 @@ Delta Trainer::declare() {
   const auto scoring = make_scoring(comm_, *run_.backbone, *run_.task,
                                     run_.train, options_.data_seed, &observer_);
   return together(comm_, [&] {
-    return declare_delta(
-        *run_.backbone, *run_.methods,
-        {.seed = options_.seed, .step = state_.step, .scoring = scoring.get()});
+    return declare_delta(*run_.backbone, *run_.methods,
+                         {.seed = options_.seed,
+                          .step = state_.step,
+                          .workers = disjoint() ? comm_.size() : 1,
+                          .scoring = scoring.get()});
   });
 }
 
@@ -138,7 +150,29 @@ void Trainer::adopt() {
   stepper_->use(delta_, *optimizer_);
 }
 
-void Trainer::resume(Resumed from) {
+// Workers that move shares of their own need a method that deals them out, now
+// or in a later phase.
+void Trainer::check_dealt() const {
+  if (!disjoint() || comm_.size() == 1 ||
+      owned_numbers(delta_, comm_.rank(), comm_.size()).defined() ||
+      phase_end(*run_.methods, state_.phase_step) < INT64_MAX) {
+    return;
+  }
+  fail<UsageError>(
+      "comm.workers: disjoint, but no method of peft deals its numbers out to "
+      "the workers; choose a method with a mask, or workers: identical");
+}
+
+// Ranks that drifted apart are found within kDigestEvery steps, and leave no
+// checkpoint behind.
+void Trainer::check_values() {
+  if (values_checked_ == state_.step) return;
+  agree(comm_, fmt::format("the delta's values at step {}", state_.step),
+        hash128(bytes_of(delta_.values())).hex());
+  values_checked_ = state_.step;
+}
+
+void Trainer::resume(Resumed& from) {
   Checkpoint& c = from.checkpoint;
   state_ = run_state_from_json(c.state, from.folder);
   if (c.backbone != run_.identity) {
@@ -160,7 +194,7 @@ void Trainer::resume(Resumed from) {
   }
   delta_ = std::move(c.delta);
   optimizer_.emplace(options_, delta_);
-  optimizer_->load(c.optimizer, from.folder);
+  stepper_->reuse(state_.tuned);
   restore_buffers(c.optimizer, comm_.rank(), comm_.size(), delta_, from.folder);
   loader_->seek(static_cast<std::uint64_t>(state_.samples / batch));
   saved_step_ = state_.step;
@@ -176,6 +210,7 @@ void Trainer::next_phase() {
   delta_.unbind(run_.backbone->parameters());
   Relayout to = relayout(delta_, declare());
   optimizer_->relayout(delta_, to, options_.state_policy);
+  stepper_->relayout(delta_, to, options_.state_policy);
   delta_ = std::move(to.delta);
   adopt();
   state_.phase_step = state_.step;
@@ -183,6 +218,7 @@ void Trainer::next_phase() {
 }
 
 void Trainer::evaluate_now() {
+  const auto common = stepper_->common();
   EvalOptions options;
   options.batch_size = options_.eval_batch_size > 0 ? options_.eval_batch_size
                                                     : options_.batch_size;
@@ -228,9 +264,9 @@ void Trainer::save(const std::string& folder, const NamedTensors& optimizer) {
 
 void Trainer::checkpoint() {
   if (run_.folder.empty() || saved_step_ == state_.step) return;
-  // Ranks that drifted apart must not leave a checkpoint behind.
-  agree(comm_, fmt::format("the delta's values at step {}", state_.step),
-        hash128(bytes_of(delta_.values())).hex());
+  const auto common = stepper_->common();
+  check_values();
+  state_.tuned = stepper_->tuned();
   const std::int64_t sent = sent_before_ + comm_.bytes().sent - sent_at_start_;
   const auto all = comm_.all_gather_v(std::as_bytes(std::span(&sent, 1)),
                                       {.tag = "sent bytes"});
@@ -243,7 +279,7 @@ void Trainer::checkpoint() {
   }
   const std::string folder =
       path(fmt::format("checkpoints/step-{}", state_.step));
-  NamedTensors tensors = optimizer_->state();
+  NamedTensors tensors = stepper_->state();
   for (auto& buffer : gather_buffers(comm_, delta_)) {
     tensors.push_back(std::move(buffer));
   }
@@ -263,6 +299,7 @@ void Trainer::after(const StepOutcome& outcome) {
   state_.step = outcome.record.step;
   state_.samples += outcome.record.samples;
   observer_.step(outcome.record);
+  if (!outcome.exchanged) return;
   if (outcome.nonfinite.empty()) {
     state_.skipped_in_row = 0;
     if (outcome.no_weight) {
@@ -274,13 +311,13 @@ void Trainer::after(const StepOutcome& outcome) {
   }
   ++state_.skipped;
   ++state_.skipped_in_row;
-  observer_.warn(fmt::format("step {} skipped on all ranks, not finite: {}",
-                             state_.step, outcome.nonfinite));
+  observer_.warn(outcome.warning);
   if (state_.skipped_in_row >= options_.max_skips) {
     fail<Error>(
-        "train: {} steps in a row were not finite, the last at step {}: {} "
+        "train: {} {} in a row were not finite, the last at step {}: {} "
         "(lower train.lr, or raise train.max_skips)",
-        state_.skipped_in_row, state_.step, outcome.nonfinite);
+        state_.skipped_in_row, options_.exchange.local() ? "merges" : "steps",
+        state_.step, outcome.nonfinite);
   }
 }
 
@@ -316,7 +353,7 @@ TrainSummary Trainer::train() {
   }
   if (from) {
     together(comm_, [&] {
-      resume(std::move(*from));
+      resume(*from);
       return true;
     });
   } else {
@@ -324,6 +361,12 @@ TrainSummary Trainer::train() {
     optimizer_.emplace(options_, delta_);
   }
   adopt();
+  together(comm_, [&] {
+    check_dealt();
+    if (from) stepper_->load(from->checkpoint.optimizer, from->folder);
+    return true;
+  });
+  from.reset();
   observer_.begin(delta_, state_.step, steps_);
 
   if (options_.eval_at_start && run_.eval && state_.eval_step < 0 &&
@@ -335,9 +378,16 @@ TrainSummary Trainer::train() {
     if (state_.step >= phase_end(*run_.methods, state_.phase_step)) {
       next_phase();
     }
-    report_step(state_.step + 1);
-    const StepOutcome outcome = stepper_->step(state_.step);
+    const std::int64_t next = state_.step + 1;
+    report_step(next);
+    const StepOutcome outcome = stepper_->step(
+        state_.step,
+        next == steps_ || next == phase_end(*run_.methods, state_.phase_step));
     after(outcome);
+    if (outcome.exchanged &&
+        state_.step / kDigestEvery > values_checked_ / kDigestEvery) {
+      check_values();
+    }
     if (summary.seconds_to_first_step == 0) {
       summary.seconds_to_first_step = elapsed();
     }
