@@ -52,6 +52,13 @@ Manifest make_manifest(const ReducerOptions& options, const PlanShape& shape,
     alone.guard = true;
     add_plan(manifest, alone, {.cargo = {.guard = guard}});
   }
+  // What is sparing with bytes is decided by all of them: many small buckets
+  // are a large exchange.
+  std::int64_t total = 0;
+  for (const Bucket& b : options.buckets) {
+    total += encoded_bytes(b.codec, b.count);
+  }
+  const std::int64_t least = total >= kFewestBytesFrom ? kFewestBytesFrom : 0;
   for (std::size_t i = 0; i < options.buckets.size(); ++i) {
     const Bucket& bucket = options.buckets[i];
     PlanShape mine = shape;
@@ -60,9 +67,10 @@ Manifest make_manifest(const ReducerOptions& options, const PlanShape& shape,
     mine.algorithm =
         options.algorithm != Algorithm::kAuto
             ? options.algorithm
-            : choose_algorithm(options.link, shape.ranks,
-                               encoded_bytes(bucket.codec, bucket.count),
-                               shape.hosts);
+            : choose_algorithm(
+                  options.link, shape.ranks,
+                  std::max(least, encoded_bytes(bucket.codec, bucket.count)),
+                  shape.hosts);
     mine.guard = !manifest.guard_first && i + 1 == options.buckets.size();
     const bool rounds = bucket.codec != Codec::kFp32;
     add_plan(manifest, mine,

@@ -86,6 +86,20 @@ TEST(Plan, BytesStayNearTheBound) {
   }
 }
 
+// The same where a large vector goes in small buckets.
+TEST(Plan, SmallBucketsAreSparingToo) {
+  for (const int p : {2, 3, 5, 8}) {
+    ReducerOptions options;
+    for (int i = 0; i < 20; ++i) options.buckets.push_back({i * 840, 840});
+    const double bound = 2.0 * (p - 1) / p * 4 * 20 * 840;
+    for (int rank = 0; rank < p; ++rank) {
+      EXPECT_LE(static_cast<double>(exchange_bytes(options, p, rank).sent),
+                1.03 * bound)
+          << "P = " << p << ", rank " << rank;
+    }
+  }
+}
+
 TEST(Plan, TheLibraryGetsWhatAnIntCounts) {
   const auto shape = shape_of(Algorithm::kMpi, Codec::kFp32, 7, 0, 9LL << 30);
   const Plan plan = make_plan(shape);
