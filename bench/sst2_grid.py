@@ -24,6 +24,12 @@ METHODS = {
              [1e-3, 2e-3, 4e-3]),
     "fish_no_pooler": ("[{method: fish_mask, density: 0.005, samples: 256, "
                        "exclude: [pooler]}]", [1e-3, 2e-3, 4e-3]),
+    # The same share at any time, drawn anew every 100 steps.
+    "fish_remasked": ("[{method: fish_mask, density: 0.005, samples: 256, "
+                      "remask_every: 100}]", [1e-3, 2e-3]),
+    "fish_remasked_no_pooler": (
+        "[{method: fish_mask, density: 0.005, samples: 256, "
+        "exclude: [pooler], remask_every: 100}]", [1e-3, 2e-3]),
     "lora": ("[{method: lora, r: 8, alpha: 16, target_modules: all-linear}]",
              [5e-4, 1e-3, 2e-3]),
     "full": ("[{method: full}]", [5e-5, 1e-4, 2e-4]),
@@ -60,7 +66,7 @@ data: {{train: {args.work}/train, eval: {args.work}/eval, batch_size: 16, seed: 
 peft: {METHODS[method][0]}
 train: {{steps: {steps}, lr: {lr}, warmup: 50, clip: 1.0, schedule: linear,
          eval_every: {steps // 2}, eval_samples: {args.eval_samples},
-         eval_batch_size: 64, seed: {seed}}}
+         eval_batch_size: 64, state_policy: carry, seed: {seed}}}
 output: {folder}
 """)
     begin = time.time()
@@ -111,7 +117,7 @@ def main():
                 return r
         r = run(args, model, method, lr, steps, seed)
         runs.append(r)
-        print(f"{method:15} lr {lr:g} steps {steps} seed {seed}: accuracy "
+        print(f"{method:24} lr {lr:g} steps {steps} seed {seed}: accuracy "
               f"{r['accuracy']:.4f}  ({r['seconds']:.0f} s)", flush=True)
         save(args.name, dict(machine=machine(), arguments=vars(args),
                              methods=METHODS, runs=runs))
