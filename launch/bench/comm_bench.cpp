@@ -20,6 +20,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::int64_t kMostCalls = 20000;  // of a round
+
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
@@ -130,21 +132,31 @@ void time_calls(Subject& subject, at::Tensor& vector, const BenchCase& what,
   }
 }
 
-std::int64_t agree_on_calls(Communicator& comm, double seconds_each,
-                            double budget) {
-  const auto calls =
-      static_cast<std::int64_t>(budget / std::max(seconds_each, 1e-7));
-  std::int64_t mine = std::clamp<std::int64_t>(calls, 1, 20000);
-  const auto bytes = comm.broadcast_bytes(std::as_bytes(std::span(&mine, 1)), 0,
-                                          {.tag = "bench: calls"});
-  std::memcpy(&mine, bytes.data(), sizeof mine);
-  return mine;
+// Whether rank 0 says so.
+bool rank_0_says(Communicator& comm, bool mine) {
+  const std::byte byte{mine};
+  const auto bytes =
+      comm.broadcast_bytes(std::span(&byte, 1), 0, {.tag = "bench: go on"});
+  return bytes.front() != std::byte{0};
+}
+
+// Ever more calls, until the time is over: a machine that is busy elsewhere
+// makes fewer.
+void time_round(Communicator& comm, Subject& subject, at::Tensor& vector,
+                const BenchCase& what, double budget,
+                std::vector<double>& times) {
+  const auto begin = Clock::now();
+  std::int64_t calls = 1, made = 0;
+  do {
+    time_calls(subject, vector, what, comm.rank(), calls, times);
+    made += calls;
+    calls = std::min(made, kMostCalls - made);
+  } while (rank_0_says(comm, calls > 0 && seconds_since(begin) < budget));
 }
 
 struct Contender {
   CommBenchRow row;
   std::unique_ptr<Subject> subject;
-  std::int64_t calls_per_round = 0;
   std::vector<double> times;
 };
 
@@ -171,8 +183,6 @@ void measure(Communicator& comm, const CommBenchOptions& options,
     vector.zero_();
     std::vector<double> warm;
     time_calls(*c.subject, vector, c.row.what, comm.rank(), 3, warm);
-    c.calls_per_round = agree_on_calls(comm, *std::ranges::min_element(warm),
-                                       options.seconds / options.rounds);
   }
   for (int round = 0; round < options.rounds; ++round) {
     for (std::size_t i = 0; i < contenders.size(); ++i) {
@@ -181,8 +191,8 @@ void measure(Communicator& comm, const CommBenchOptions& options,
       vector.zero_();
       comm.barrier({.tag = "bench"});
       const std::size_t first = c.times.size();
-      time_calls(*c.subject, vector, c.row.what, comm.rank(), c.calls_per_round,
-                 c.times);
+      time_round(comm, *c.subject, vector, c.row.what,
+                 options.seconds / options.rounds, c.times);
       c.row.round_p50.push_back(quantile(
           {c.times.begin() + static_cast<std::ptrdiff_t>(first), c.times.end()},
           0.5));
