@@ -228,7 +228,7 @@ inline void guards_are_equal(Communicator& comm) {
   }
 }
 
-// LoRA-shaped: many small tensors, buckets named in any order by other threads
+// Many small tensors, buckets named in any order by other threads
 // while something else computes.
 inline void small_tensors_under_load(Communicator& comm, int exchanges) {
   constexpr int kTensors = 500, kBuckets = 25, kEach = 8 * 64;
