@@ -37,10 +37,13 @@ void attach_delta(Backbone& backbone,
                   const Delta& delta);
 
 // Scoring over the run's training data, for declare_delta (`mask`, trainer).
+// alone: every rank scores all examples, so that sums do not depend on how many
+// ranks there are; else each its part.
 std::unique_ptr<Scoring> make_scoring(Communicator& comm, Backbone& backbone,
                                       Task& task,
                                       std::shared_ptr<const ShardFolder> train,
                                       std::uint64_t data_seed,
-                                      TrainObserver* observer);
+                                      TrainObserver* observer,
+                                      bool alone = false);
 
 }  // namespace thinwire

@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "dist/trainer.h"
+#include "dist/virtual_shards.h"
 
 namespace thinwire {
 
@@ -35,20 +38,34 @@ class MicroBatches {
   // Both outlive it.
   MicroBatches(const TrainRun& run, Loader& loader);
 
-  // Adds `accumulation` micro-batches to the delta's gradient, which is zero
-  // before, and fills in sums, samples of `tasks` and, when something throws,
-  // error; CommError goes through. before_last(loss) is called between the last
-  // forward and its backward. Times go to record.
-  void run(const std::vector<std::int32_t>& tasks,
+  // Adds `accumulation` micro-batches, or this rank's virtual shards, to the
+  // delta's gradient, which is zero before, and fills in sums, samples of
+  // `tasks` and, when something throws, error; CommError goes through.
+  // before_last(loss) is called between the last forward and its backward;
+  // never with virtual shards, whose sum is final when this returns. Times go
+  // to record.
+  void run(Delta& delta, const std::vector<std::int32_t>& tasks,
            const std::function<void(const at::Tensor& loss)>& before_last,
            LocalStep& step, StepRecord& record);
 
+  // Deterministic: one line on what that costs, its time measured on the batch
+  // of step `index`, which then comes again. The delta's gradient is zero
+  // afterwards.
+  std::string cost(Delta& delta, std::int64_t index);
+
  private:
-  at::Tensor forward(const std::vector<std::int32_t>& tasks, LocalStep& step,
+  SampleBatch next(StepRecord& record);
+  at::Tensor forward(std::span<const Sample> samples,
+                     const std::vector<std::int32_t>& tasks, LocalStep& step,
                      StepRecord& record);
+  static void backward(const at::Tensor& loss, StepRecord& record);
+  void run_shards(Delta& delta, const std::vector<std::int32_t>& tasks,
+                  LocalStep& step, StepRecord& record);
 
   const TrainRun& run_;
   Loader& loader_;
+  std::optional<VirtualShards> shards_;  // deterministic
+  TreeSum tree_;
 };
 
 }  // namespace thinwire

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "dist/schedule.h"
+#include "dist/virtual_shards.h"
 
 namespace thinwire {
 namespace {
@@ -49,6 +50,23 @@ void check_exchange(const ExchangeOptions& o) {
          "algorithm: mpi adds fp32 numbers; set comm.codec: fp32");
 }
 
+// What rounds or averages would do so differently with other ranks.
+void check_deterministic(const ExchangeOptions& o) {
+  using What = ExchangeOptions::What;
+  if (o.codec != Codec::kFp32 || o.local() || o.what != What::kDelta) {
+    fail<UsageError>(
+        "train.deterministic: needs comm.codec: fp32, comm.sync_every: 1, "
+        "comm.workers: identical and comm.exchange: delta");
+  }
+  if (o.algorithm != Algorithm::kAuto &&
+      o.algorithm != VirtualShards::kAlgorithm) {
+    fail<UsageError>(
+        "train.deterministic: needs comm.algorithm: halving_doubling (or "
+        "auto), which adds in the order of its tree, got {}",
+        name_of(o.algorithm));
+  }
+}
+
 void check_options(const TrainOptions& o) {
   at_least("steps", static_cast<double>(o.steps), 0);
   at_least("epochs", o.epochs, 0);
@@ -88,11 +106,16 @@ void check_options(const TrainOptions& o) {
   at_least("max_skips", static_cast<double>(o.max_skips), 1);
   if (o.dropout >= 0) fraction("dropout", o.dropout);
   check_exchange(o.exchange);
+  if (o.deterministic) check_deterministic(o.exchange);
   if (o.state_policy == StatePolicy::kRewind) {
     fail<UsageError>(
         "train.state_policy: 'rewind' needs the values at the start of the "
         "run, which train does not keep; choose carry, reset or drop");
   }
+}
+
+VirtualShards virtual_shards(const TrainOptions& o, int ranks) {
+  return {o.virtual_shards, o.batch_size * o.accumulation * ranks, ranks};
 }
 
 std::int64_t total_steps(const TrainOptions& o, std::int64_t samples,

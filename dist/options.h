@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dist/trainer.h"
+#include "dist/virtual_shards.h"
 
 namespace thinwire {
 
@@ -10,6 +11,9 @@ void check_options(const TrainOptions& options);
 
 // Section comm: what excludes what.
 void check_exchange(const ExchangeOptions& options);
+
+// How a deterministic run with `ranks` ranks is cut. Throws UsageError.
+VirtualShards virtual_shards(const TrainOptions& options, int ranks);
 
 // `steps`, or as many as `epochs` take with `ranks` ranks, rounded up.
 std::int64_t total_steps(const TrainOptions& options, std::int64_t samples,

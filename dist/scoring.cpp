@@ -24,8 +24,10 @@ class RunScoring : public Scoring {
  public:
   RunScoring(Communicator& comm, Backbone& backbone, Task& task,
              std::shared_ptr<const ShardFolder> train, std::uint64_t data_seed,
-             TrainObserver* observer)
+             TrainObserver* observer, bool alone)
       : comm_(comm),
+        parts_(alone ? 1 : comm.size()),
+        part_(alone ? 0 : comm.rank()),
         backbone_(backbone),
         task_(task),
         train_(std::move(train)),
@@ -42,21 +44,21 @@ class RunScoring : public Scoring {
     }
     const std::int64_t n = std::min(samples, all);
     const auto key = make_key(data_seed_, Purpose::kScore);
-    const std::int64_t mine = n / comm_.size() + 1;
+    const std::int64_t mine = n / parts_ + 1;
     const Patience patience(comm_, static_cast<double>(mine));
     together(comm_, [&] {
-      for (std::int64_t i = comm_.rank(); i < n; i += comm_.size()) {
+      for (std::int64_t i = part_; i < n; i += parts_) {
         const auto at = permute_index(static_cast<std::uint64_t>(i),
                                       static_cast<std::uint64_t>(all), key);
         example(static_cast<std::int64_t>(at), labels, visit);
-        progress("score", std::min(n, i + comm_.size()), n);
+        progress("score", std::min(n, i + parts_), n);
       }
       return true;
     });
   }
 
   void sum_over_ranks(std::span<at::Tensor> tensors) override {
-    if (comm_.size() == 1) return;
+    if (parts_ == 1) return;
     std::int64_t total = 0;
     for (const at::Tensor& t : tensors) {
       THINWIRE_ASSERT(t.scalar_type() == at::kFloat && t.is_contiguous(),
@@ -134,6 +136,7 @@ class RunScoring : public Scoring {
   }
 
   Communicator& comm_;
+  const int parts_, part_;  // of the examples
   Backbone& backbone_;
   Task& task_;
   std::shared_ptr<const ShardFolder> train_;
@@ -147,9 +150,9 @@ std::unique_ptr<Scoring> make_scoring(Communicator& comm, Backbone& backbone,
                                       Task& task,
                                       std::shared_ptr<const ShardFolder> train,
                                       std::uint64_t data_seed,
-                                      TrainObserver* observer) {
+                                      TrainObserver* observer, bool alone) {
   return std::make_unique<RunScoring>(comm, backbone, task, std::move(train),
-                                      data_seed, observer);
+                                      data_seed, observer, alone);
 }
 
 }  // namespace thinwire

@@ -103,7 +103,7 @@ StepOutcome Stepper::step(std::int64_t index, bool last) {
   step.last = last;
   delta_->zero_grads();
   micro_batches_.run(
-      tasks_,
+      *delta_, tasks_,
       [&](const at::Tensor& loss) { policy_->before_backward(index, loss); },
       step, record);
   using Request = TrainRun::Request;

@@ -35,6 +35,11 @@ class Stepper {
   // named.
   StepOutcome step(std::int64_t index, bool last);
 
+  // Deterministic: one line on what that costs.
+  std::string cost(std::int64_t index) {
+    return micro_batches_.cost(*delta_, index);
+  }
+
   // For checkpoints, while the common values are in the delta: what all ranks
   // share beside it, then each rank's own, of all ranks. Blocks on them.
   NamedTensors state();

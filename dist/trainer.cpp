@@ -22,6 +22,7 @@
 #include "dist/run_state.h"
 #include "dist/step.h"
 #include "dist/together.h"
+#include "dist/virtual_shards.h"
 
 namespace thinwire {
 namespace {
@@ -73,6 +74,14 @@ class Trainer {
   }
   void agree_on_inputs();
   void resume(Resumed& from);
+  // Samples that the loader hands out at once.
+  std::int64_t loader_batch() const {
+    return shards_ ? shards_->samples_per_rank() : options_.batch_size;
+  }
+  std::int64_t eval_batch() const {
+    if (options_.eval_batch_size > 0) return options_.eval_batch_size;
+    return shards_ ? shards_->samples() : options_.batch_size;
+  }
   Delta declare();
   void adopt();
   bool disjoint() const {
@@ -100,6 +109,7 @@ class Trainer {
   RunState state_;
   Delta delta_;
   std::optional<Optimizer> optimizer_;
+  std::optional<VirtualShards> shards_;  // deterministic
   std::unique_ptr<Loader> loader_;
   std::optional<Stepper> stepper_;
   std::int64_t saved_step_ = -1;  // of the newest checkpoint
@@ -115,6 +125,11 @@ void Trainer::agree_on_inputs() {
   agree(comm_, "whether to resume", run_.resume ? "resume" : "new run");
   together(comm_, [&] {
     check_options(options_);
+    if (options_.deterministic) {
+      shards_ = virtual_shards(options_, comm_.size());
+      run_.options.exchange.algorithm = VirtualShards::kAlgorithm;
+      run_.options.exchange.overlap = false;
+    }
     if (options_.dropout >= 0) run_.backbone->set_dropout(options_.dropout);
     return true;
   });
@@ -130,7 +145,8 @@ void Trainer::agree_on_inputs() {
 
 Delta Trainer::declare() {
   const auto scoring = make_scoring(comm_, *run_.backbone, *run_.task,
-                                    run_.train, options_.data_seed, &observer_);
+                                    run_.train, options_.data_seed, &observer_,
+                                    /*alone=*/options_.deterministic);
   return together(comm_, [&] {
     return declare_delta(*run_.backbone, *run_.methods,
                          {.seed = options_.seed,
@@ -185,7 +201,7 @@ void Trainer::resume(Resumed& from) {
     observer_.warn("resumed with a configuration that has changed since " +
                    from.folder);
   }
-  const std::int64_t batch = options_.batch_size * comm_.size();
+  const std::int64_t batch = loader_batch() * comm_.size();
   if (state_.samples % batch != 0) {
     fail<UsageError>(
         "{}: {} samples were consumed, which is no multiple of {} ranks x "
@@ -220,8 +236,7 @@ void Trainer::next_phase() {
 void Trainer::evaluate_now() {
   const auto common = stepper_->common();
   EvalOptions options;
-  options.batch_size = options_.eval_batch_size > 0 ? options_.eval_batch_size
-                                                    : options_.batch_size;
+  options.batch_size = eval_batch();
   options.samples = options_.eval_samples;
   options.progress = [&](std::int64_t done, std::int64_t of) {
     observer_.progress("eval", done, of);
@@ -331,7 +346,7 @@ TrainSummary Trainer::train() {
   agree_on_inputs();
   steps_ = total_steps(options_, run_.train->index().samples, comm_.size());
   loader_ = together(comm_, [&] {
-    return make_loader(run_.train, {.batch_size = options_.batch_size,
+    return make_loader(run_.train, {.batch_size = loader_batch(),
                                     .rank = comm_.rank(),
                                     .ranks = comm_.size(),
                                     .seed = options_.data_seed,
@@ -368,6 +383,10 @@ TrainSummary Trainer::train() {
   });
   from.reset();
   observer_.begin(delta_, state_.step, steps_);
+  if (options_.deterministic) {
+    observer_.note(
+        together(comm_, [&] { return stepper_->cost(state_.step); }));
+  }
 
   if (options_.eval_at_start && run_.eval && state_.eval_step < 0 &&
       state_.step == 0) {

@@ -42,6 +42,10 @@ struct TrainOptions {
   std::int64_t eval_every = 0;      // steps; 0: only at the end
   std::int64_t eval_samples = 0;    // 0: all
   bool eval_at_start = false;
+  // The same bits for every number of ranks at one global batch, which is cut
+  // into so many shards (dist/virtual_shards.h).
+  bool deterministic = false;
+  int virtual_shards = 8;
   std::int64_t eval_batch_size = 0;   // 0: batch_size
   std::int64_t checkpoint_every = 0;  // steps; 0: only at the end
   std::int64_t keep = 2;              // checkpoints kept beside best/
@@ -112,6 +116,7 @@ class TrainObserver {
   virtual void progress(std::string_view what, std::int64_t done,
                         std::int64_t of) {}
   virtual void warn(std::string_view message) {}
+  virtual void note(std::string_view message) {}
 };
 
 struct TrainRun {
