@@ -152,6 +152,8 @@ void fill_train(const Json& json, const ConfigNode* node, RunConfig& config) {
   t.patience = json.at("patience");
   t.checkpoint_every = json.at("checkpoint_every");
   t.keep = json.at("keep");
+  t.deterministic = json.at("deterministic");
+  t.virtual_shards = json.at("virtual_shards");
   t.log_every = json.at("log_every");
   config.threads = int_or(json.at("threads"), 0);
   if (t.steps > 0 && t.epochs > 0) {

@@ -20,7 +20,8 @@ class LogObserver : public TrainObserver {
   void checkpoint(std::int64_t step, const std::string& folder) override {
     spdlog::info("checkpoint at step {}: {}", step, folder);
   }
-  // Rank 0 says it on the terminal.
+  // Rank 0 says these on the terminal.
+  void note(std::string_view message) override { spdlog::info("{}", message); }
   void warn(std::string_view message) override { spdlog::info("{}", message); }
 };
 
@@ -82,6 +83,11 @@ class RunObserver : public LogObserver {
   void progress(std::string_view what, std::int64_t done,
                 std::int64_t of) override {
     progress_.work(what, done, of);
+  }
+
+  void note(std::string_view message) override {
+    progress_.say(std::string(message));
+    spdlog::info("{}", message);
   }
 
   void warn(std::string_view message) override {

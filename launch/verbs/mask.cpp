@@ -31,9 +31,9 @@ int run(const Arguments& arguments, Communicator& comm) {
   set_threads(config.threads);
   OpenRun open = open_run(config, Need::kRequired, Need::kNothing, comm);
   ScoringProgress progress;
-  const auto scoring = make_scoring(comm, *open.backbone, *open.task,
-                                    open.train, config.train.data_seed,
-                                    comm.rank() == 0 ? &progress : nullptr);
+  const auto scoring = make_scoring(
+      comm, *open.backbone, *open.task, open.train, config.train.data_seed,
+      comm.rank() == 0 ? &progress : nullptr, config.train.deterministic);
   const Delta delta = declare_delta(
       *open.backbone, open.methods,
       {.seed = config.train.seed, .step = 0, .scoring = scoring.get()});

@@ -61,7 +61,9 @@ int run(const Arguments& arguments, Communicator& comm) {
     watch->set_deadline(comm.default_timeout_seconds());
   }
   agree_config(comm, config);
-  set_threads(config.threads);
+  // Threads cut sums and products: the same bits need the same number.
+  const bool one_thread = config.train.deterministic && config.threads == 0;
+  set_threads(one_thread ? 1 : config.threads);
   if (arguments.has("check")) {
     OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed, comm);
     const std::string text = describe_config(open);
