@@ -118,6 +118,15 @@ VirtualShards virtual_shards(const TrainOptions& o, int ranks) {
   return {o.virtual_shards, o.batch_size * o.accumulation * ranks, ranks};
 }
 
+std::int64_t loader_batch(const TrainOptions& o) {
+  return o.deterministic ? o.batch_size * o.accumulation : o.batch_size;
+}
+
+std::int64_t eval_batch(const TrainOptions& o, int ranks) {
+  if (o.eval_batch_size > 0) return o.eval_batch_size;
+  return o.deterministic ? virtual_shards(o, ranks).samples() : o.batch_size;
+}
+
 std::int64_t total_steps(const TrainOptions& o, std::int64_t samples,
                          int ranks) {
   if (o.steps > 0) return o.steps;

@@ -15,6 +15,11 @@ void check_exchange(const ExchangeOptions& options);
 // How a deterministic run with `ranks` ranks is cut. Throws UsageError.
 VirtualShards virtual_shards(const TrainOptions& options, int ranks);
 
+// Samples that a rank's loader hands out at once, and that one batch of an
+// evaluation has; options and ranks as checked.
+std::int64_t loader_batch(const TrainOptions& options);
+std::int64_t eval_batch(const TrainOptions& options, int ranks);
+
 // `steps`, or as many as `epochs` take with `ranks` ranks, rounded up.
 std::int64_t total_steps(const TrainOptions& options, std::int64_t samples,
                          int ranks);

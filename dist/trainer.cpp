@@ -74,14 +74,6 @@ class Trainer {
   }
   void agree_on_inputs();
   void resume(Resumed& from);
-  // Samples that the loader hands out at once.
-  std::int64_t loader_batch() const {
-    return shards_ ? shards_->samples_per_rank() : options_.batch_size;
-  }
-  std::int64_t eval_batch() const {
-    if (options_.eval_batch_size > 0) return options_.eval_batch_size;
-    return shards_ ? shards_->samples() : options_.batch_size;
-  }
   Delta declare();
   void adopt();
   bool disjoint() const {
@@ -109,7 +101,6 @@ class Trainer {
   RunState state_;
   Delta delta_;
   std::optional<Optimizer> optimizer_;
-  std::optional<VirtualShards> shards_;  // deterministic
   std::unique_ptr<Loader> loader_;
   std::optional<Stepper> stepper_;
   std::int64_t saved_step_ = -1;  // of the newest checkpoint
@@ -126,7 +117,7 @@ void Trainer::agree_on_inputs() {
   together(comm_, [&] {
     check_options(options_);
     if (options_.deterministic) {
-      shards_ = virtual_shards(options_, comm_.size());
+      virtual_shards(options_, comm_.size());  // throws if it cannot be cut
       run_.options.exchange.algorithm = VirtualShards::kAlgorithm;
       run_.options.exchange.overlap = false;
     }
@@ -201,7 +192,7 @@ void Trainer::resume(Resumed& from) {
     observer_.warn("resumed with a configuration that has changed since " +
                    from.folder);
   }
-  const std::int64_t batch = loader_batch() * comm_.size();
+  const std::int64_t batch = loader_batch(options_) * comm_.size();
   if (state_.samples % batch != 0) {
     fail<UsageError>(
         "{}: {} samples were consumed, which is no multiple of {} ranks x "
@@ -236,7 +227,7 @@ void Trainer::next_phase() {
 void Trainer::evaluate_now() {
   const auto common = stepper_->common();
   EvalOptions options;
-  options.batch_size = eval_batch();
+  options.batch_size = eval_batch(options_, comm_.size());
   options.samples = options_.eval_samples;
   options.progress = [&](std::int64_t done, std::int64_t of) {
     observer_.progress("eval", done, of);
@@ -346,7 +337,7 @@ TrainSummary Trainer::train() {
   agree_on_inputs();
   steps_ = total_steps(options_, run_.train->index().samples, comm_.size());
   loader_ = together(comm_, [&] {
-    return make_loader(run_.train, {.batch_size = loader_batch(),
+    return make_loader(run_.train, {.batch_size = loader_batch(options_),
                                     .rank = comm_.rank(),
                                     .ranks = comm_.size(),
                                     .seed = options_.data_seed,
