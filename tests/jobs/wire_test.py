@@ -32,7 +32,10 @@ class Wire(unittest.TestCase):
         config = tiny.config(name, output, peft=[method],
                              train={"eval_every": 0, "checkpoint_every": 0,
                                     "schedule": "constant"},
-                             data={"eval": None})
+                             data={"eval": None},
+                             # Given, so that no link is measured at start.
+                             comm={"algorithm": "ring",
+                                   "bucket_bytes": 1 << 30})
         argv = ["unshare", "--net"]
         if os.geteuid() != 0:
             argv += ["--user", "--map-root-user"]
