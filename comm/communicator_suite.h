@@ -266,8 +266,8 @@ inline void other_sizes_are_refused(Communicator& comm) {
     const auto texts = all_fail(comm, [&](Communicator& group) {
       // One rank alone passes one element more, small and large. Never freed:
       // MPI reads on from a long message that was given up.
-      auto& x = *new at::Tensor(
-          coded<float>(n + (group.rank() == 1), group.rank()));
+      auto& x =
+          *new at::Tensor(coded<float>(n + (group.rank() == 1), group.rank()));
       group.all_reduce(x, ReduceOp::kSum, {.tag = "grads"});
       group.barrier();  // who was not among the first to see it
     });
