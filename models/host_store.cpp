@@ -45,7 +45,12 @@ class PlanningSource : public TensorSource {
   at::Tensor get(const std::vector<std::string>& names,
                  const std::vector<std::int64_t>& shape, const Init& init,
                  bool required) override {
-    THINWIRE_ASSERT(required, "'{}' is optional", names.front());
+    // Where values are made up, those of optional tensors are too.
+    if (!required && !real_.files().empty() &&
+        std::ranges::none_of(
+            names, [&](const std::string& n) { return real_.contains(n); })) {
+      return {};
+    }
     const at::Tensor stored = real_.stored(names, shape);
     StoreTensor t;
     t.names = names;
@@ -60,6 +65,11 @@ class PlanningSource : public TensorSource {
     plan_.tensors.push_back(std::move(t));
     return at::empty(shape,
                      at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
+  }
+
+  bool same(const std::string& name, const std::vector<std::string>& others,
+            const std::vector<std::int64_t>& shape) override {
+    return real_.same(name, others, shape);
   }
 
  private:
@@ -107,13 +117,19 @@ class StoreSource : public TensorSource {
 
   at::Tensor get(const std::vector<std::string>& names,
                  const std::vector<std::int64_t>& shape, const Init&,
-                 bool) override {
+                 bool required) override {
     const auto at = places_.find(names.front());
+    if (at == places_.end() && !required) return {};
     THINWIRE_ASSERT(at != places_.end() && at->second.shape == shape,
                     "{}: '{}' was not planned so", path_, names.front());
     return at::from_blob(
         mapping_->data() + begin_ + at->second.offset, shape,
         [mapping = mapping_](void*) {}, at::TensorOptions().dtype(at::kFloat));
+  }
+
+  bool same(const std::string& name, const std::vector<std::string>& others,
+            const std::vector<std::int64_t>& shape) override {
+    return original_->same(name, others, shape);
   }
 
  private:

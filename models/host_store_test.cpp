@@ -93,6 +93,53 @@ TEST_F(HostStoreTest, PlansWhatTheBackboneAsksFor) {
   EXPECT_GT(plan_.file_bytes, plan_.bytes);
 }
 
+// T5 1.1 has a head of its own; a 1.0 checkpoint may hold a copy of the
+// embedding, or none.
+TEST_F(HostStoreTest, HeadsThatAreTiedAreOneTensor) {
+  const std::string file = (folder_ / "model.safetensors").string();
+  std::string untied = kConfig;
+  untied.replace(untied.find(": true"), 6, ": false");
+  for (const std::string& text : {std::string(kConfig), untied}) {
+    std::ofstream(folder_ / "config.json") << text;
+    config_ = read_model_config((folder_ / "config.json").string());
+    NamedTensors tensors;
+    for (const char* head : {"none", "copy", "own"}) {
+      write(at::kBFloat16);
+      {
+        const SafetensorsFile now(file);
+        tensors.clear();
+        for (const auto& name : now.names()) {
+          if (name == "lm_head.weight") continue;
+          tensors.emplace_back(name, now.tensor(name).clone());
+        }
+      }
+      const at::Tensor shared = SafetensorsFile(file).tensor("shared.weight");
+      if (head[0] == 'c')
+        tensors.emplace_back("lm_head.weight", shared.clone());
+      if (head[0] == 'o') {
+        tensors.emplace_back("lm_head.weight", shared.add(1));
+      }
+      write_safetensors(file, tensors);
+      source_ = open_weights(folder_.string(), config_);
+      plan_ = plan_store(config_, *source_);
+      fs::remove(prepared());
+      prepare();
+      const auto store = open_store(prepared(), plan_, source_);
+      const auto from_store = make_backbone(config_, *store);
+      const Parameters& p = from_store->parameters();
+      EXPECT_EQ(p.find("lm_head.weight") >= 0, head[0] == 'o') << head;
+      EXPECT_EQ(p.identity(),
+                load_backbone(folder_.string())->parameters().identity())
+          << head;
+    }
+    // Random weights: by what the config says.
+    const auto random = random_source(3);
+    const StorePlan plan = plan_store(config_, *random);
+    EXPECT_EQ(plan.bytes,
+              4 * make_backbone(config_, *random)->parameters().count());
+  }
+}
+
 TEST_F(HostStoreTest, SharesCoverEverythingEvenly) {
   for (const int workers : {1, 2, 3, 100}) {
     std::vector<int> seen(plan_.tensors.size(), 0);

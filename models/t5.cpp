@@ -18,6 +18,10 @@
 namespace thinwire {
 namespace {
 
+const std::vector<std::string> kSharedNames{"shared.weight",
+                                            "encoder.embed_tokens.weight",
+                                            "decoder.embed_tokens.weight"};
+
 struct Sublayer {
   int site = -1;
   int norm = -1;  // slot
@@ -63,9 +67,8 @@ class T5 : public Backbone {
         decoder_(Stack::kDecoder, config) {
     shared_ = parameters_.add(
         "shared.weight",
-        source.get({"shared.weight", "encoder.embed_tokens.weight",
-                    "decoder.embed_tokens.weight"},
-                   {config_.vocab_size, config_.d_model}, normal(1)));
+        source.get(kSharedNames, {config_.vocab_size, config_.d_model},
+                   normal(1)));
     add_stack(source, encoder_, "encoder", config_.layers);
     add_stack(source, decoder_, "decoder", config_.decoder_layers);
     add_lm_head(source);
@@ -218,10 +221,11 @@ class T5 : public Backbone {
     const std::string name = "lm_head.weight";
     int slot = shared_;
     if (!config_.scale_decoder_outputs || source.contains(name)) {
-      const at::Tensor own = source.get(
-          {name}, {config_.vocab_size, config_.d_model}, normal(1), false);
-      if (own.defined() && !own.equal(parameters_.slot(shared_).frozen)) {
-        slot = parameters_.add(name, own);
+      const std::vector<std::int64_t> shape{config_.vocab_size,
+                                            config_.d_model};
+      if (!source.same(name, kSharedNames, shape)) {
+        const at::Tensor own = source.get({name}, shape, normal(1), false);
+        if (own.defined()) slot = parameters_.add(name, own);
       }
     }
     lm_head_ = add_head_linear("lm_head", slot, -1, config_.d_model,

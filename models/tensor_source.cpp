@@ -1,6 +1,7 @@
 #include "models/tensor_source.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -73,6 +74,14 @@ class HfFolder : public TensorSource {
   at::Tensor stored(const std::vector<std::string>& names,
                     const std::vector<std::int64_t>& shape) override {
     return find(names, shape, /*required=*/true);
+  }
+
+  bool same(const std::string& name, const std::vector<std::string>& others,
+            const std::vector<std::int64_t>& shape) override {
+    const at::Tensor a = find({name}, shape, false);
+    const at::Tensor b = find(others, shape, false);
+    return a.defined() && b.defined() && a.scalar_type() == b.scalar_type() &&
+           std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
   }
 
   std::vector<std::string> files() const override { return paths_; }

@@ -37,6 +37,12 @@ class TensorSource {
                             const std::vector<std::int64_t>& shape) {
     return {};
   }
+  // Whether both exist and hold the same bytes; `others` as in get().
+  virtual bool same(const std::string& name,
+                    const std::vector<std::string>& others,
+                    const std::vector<std::int64_t>& shape) {
+    return false;
+  }
   // Paths of all files that the values depend on.
   virtual std::vector<std::string> files() const { return {}; }
 };
