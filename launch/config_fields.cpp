@@ -30,8 +30,7 @@ constexpr SectionField kModel[] = {
      "random"},
     {{"seed", kInt, "1", "of random weights"}, kResults, 0, kMaxCount},
     {{"dtype", kString, "fp32", "of the backbone"}, kResults, 0, 0, "fp32"},
-    {{"cache", kString, "~",
-      "folder for prepared weights (~: $XDG_CACHE_HOME/thinwire)"},
+    {{"cache", kString, "~", "folder for prepared weights (~: the user's)"},
      kSpeed},
 };
 
@@ -101,11 +100,9 @@ constexpr SectionField kTrain[] = {
      kResults,
      0,
      kMaxCount},
-    {{"deterministic", kBool, "false",
-      "the same bits for 1, 2, 4, … ranks at one global batch"},
+    {{"deterministic", kBool, "false", "the same bits for 1, 2, 4 … ranks"},
      kResults},
-    {{"virtual_shards", kInt, "8",
-      "deterministic: parts of the global batch, a power of two"},
+    {{"virtual_shards", kInt, "8", "deterministic: parts of a global batch"},
      kResults,
      1,
      4096},
