@@ -190,6 +190,7 @@ void Watch::Impl::on_frame(std::size_t r, const Frame& frame) {
     case FrameKind::kDown: {
       const Down down = read_down(frame);
       fail_run(down.cause, down.text, {}, options.grace_seconds);
+      said_loud_ = true;  // rank 0 says it for all, whatever becomes of it
       break;
     }
     case FrameKind::kBye:
