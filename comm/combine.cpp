@@ -1,5 +1,9 @@
 #include "comm/combine.h"
 
+#include <ATen/core/Tensor.h>
+
+#include "base/error.h"
+
 namespace thinwire {
 namespace {
 
@@ -57,6 +61,20 @@ void dispatch(ReduceOp op, const std::byte* low, const std::byte* high,
 }
 
 }  // namespace
+
+Element element_of(const at::Tensor& tensor, std::string_view tag) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return Element::kFloat32;
+    case at::kDouble:
+      return Element::kFloat64;
+    case at::kLong:
+      return Element::kInt64;
+    default:
+      fail<UsageError>("all_reduce '{}': dtype {} is not fp32, fp64 or int64",
+                       tag, c10::toString(tensor.scalar_type()));
+  }
+}
 
 void combine(ReduceOp op, Element element, const std::byte* low,
              const std::byte* high, std::byte* out, std::size_t count) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "comm/communicator.h"
 
@@ -13,6 +14,9 @@ enum class Element { kFloat32, kFloat64, kInt64 };
 constexpr std::size_t element_bytes(Element element) {
   return element == Element::kFloat32 ? 4 : 8;
 }
+
+// Throws UsageError naming `tag` for any other dtype.
+Element element_of(const at::Tensor& tensor, std::string_view tag);
 
 // out[i] = low[i] op high[i] for i < count. `low` comes from the lower rank, so
 // that two ranks that combine the same pair get the same bits, NaN included

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "comm/all_reduce.h"
 #include "comm/collectives.h"
+#include "comm/combine.h"
 #include "comm/mpi.h"
 #include "comm/transport.h"
 
@@ -17,20 +18,6 @@ namespace thinwire {
 namespace {
 
 constexpr double kDefaultTimeoutSeconds = 120;
-
-Element element_of(const at::Tensor& tensor, std::string_view tag) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return Element::kFloat32;
-    case at::kDouble:
-      return Element::kFloat64;
-    case at::kLong:
-      return Element::kInt64;
-    default:
-      fail<UsageError>("all_reduce '{}': dtype {} is not fp32, fp64 or int64",
-                       tag, c10::toString(tensor.scalar_type()));
-  }
-}
 
 std::span<std::byte> bytes_of(at::Tensor& tensor, std::string_view op,
                               std::string_view tag) {

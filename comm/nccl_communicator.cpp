@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "comm/combine.h"
 #include "comm/cuda_stream.h"
 #include "comm/nccl.h"
 #include "comm/transport.h"
@@ -14,20 +15,6 @@ namespace {
 
 std::string_view name_of(ReduceOp op) {
   return op == ReduceOp::kSum ? "sum" : op == ReduceOp::kMax ? "max" : "min";
-}
-
-Element element_of(const at::Tensor& tensor, std::string_view tag) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return Element::kFloat32;
-    case at::kDouble:
-      return Element::kFloat64;
-    case at::kLong:
-      return Element::kInt64;
-    default:
-      fail<UsageError>("all_reduce '{}': dtype {} is not fp32, fp64 or int64",
-                       tag, c10::toString(tensor.scalar_type()));
-  }
 }
 
 class NcclCommunicator : public Communicator {
