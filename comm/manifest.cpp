@@ -83,6 +83,16 @@ Manifest make_manifest(const ReducerOptions& options, const PlanShape& shape,
   return manifest;
 }
 
+ByteCount manifest_bytes(const Manifest& manifest) {
+  ByteCount total;
+  for (std::size_t i = 0; i < manifest.plans.size(); ++i) {
+    const ByteCount bytes = plan_bytes(*manifest.plans[i], *manifest.shapes[i]);
+    total.sent += bytes.sent;
+    total.received += bytes.received;
+  }
+  return total;
+}
+
 ByteCount exchange_bytes(const ReducerOptions& options, int ranks, int rank,
                          std::vector<int> hosts) {
   if (hosts.empty()) hosts.resize(static_cast<std::size_t>(ranks));
@@ -92,13 +102,7 @@ ByteCount exchange_bytes(const ReducerOptions& options, int ranks, int rank,
   const Manifest manifest = make_manifest(
       options, {.ranks = ranks, .rank = rank, .hosts = std::move(hosts)},
       &nothing, nullptr, &guard);
-  ByteCount total;
-  for (std::size_t i = 0; i < manifest.plans.size(); ++i) {
-    const ByteCount bytes = plan_bytes(*manifest.plans[i], *manifest.shapes[i]);
-    total.sent += bytes.sent;
-    total.received += bytes.received;
-  }
-  return total;
+  return manifest_bytes(manifest);
 }
 
 }  // namespace thinwire

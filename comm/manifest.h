@@ -27,4 +27,7 @@ struct Manifest {
 Manifest make_manifest(const ReducerOptions& options, const PlanShape& shape,
                        std::byte* data, float* rest, Guard* guard);
 
+// What one exchange of it moves, as handed to the transport and got from it.
+ByteCount manifest_bytes(const Manifest& manifest);
+
 }  // namespace thinwire

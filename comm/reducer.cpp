@@ -144,6 +144,10 @@ class FleetReducer : public Reducer {
             Seconds(fleet_.came_down() - fleet_.took_off()).count()};
   }
 
+  std::int64_t planned_bytes() const override {
+    return manifest_bytes(manifest_).sent;
+  }
+
  private:
   bool fits_library(const ReducerOptions& options) const {
     return transport_->has_all_reduce() &&

@@ -76,6 +76,9 @@ class Reducer {
   // size or call; and naming the ranks when fingerprints differ (the vector
   // then holds nothing of use).
   virtual ExchangeStats finish(Guard& guard) = 0;
+  // What this rank hands to the transport in every exchange, guard included,
+  // exactly; -1: it depends on the numbers (top-k), or a library knows (NCCL).
+  virtual std::int64_t planned_bytes() const { return -1; }
 };
 
 // What the reducer of a rank hands to the transport and gets from it in one

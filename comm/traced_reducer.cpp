@@ -50,6 +50,10 @@ class TracedReducer : public Reducer {
     reducer_->begin(sequence);
   }
 
+  std::int64_t planned_bytes() const override {
+    return reducer_->planned_bytes();
+  }
+
   // Each bucket's time is written by the one thread that names it.
   void ready(std::size_t bucket) override {
     ready_.at(bucket) = now();

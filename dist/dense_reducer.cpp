@@ -44,6 +44,10 @@ class DenseReducer : public Reducer {
     reducer_ = make_reducer(comm, dense_, std::move(options));
   }
 
+  std::int64_t planned_bytes() const override {
+    return reducer_->planned_bytes();
+  }
+
   void begin(std::uint64_t sequence) override { reducer_->begin(sequence); }
   void ready(std::size_t) override {}  // all go in finish()
 

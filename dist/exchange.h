@@ -51,6 +51,8 @@ class Exchange {
   // fingerprint and squares.
   ExchangeStats finish(Guard& guard);
 
+  std::int64_t planned_bytes() const { return reducer_->planned_bytes(); }
+
   const Tuned& tuned() const { return tuned_; }
   const std::vector<Bucket>& buckets() const { return buckets_; }
   // fp32 [k]; undefined when nothing is rounded, or its error dropped.

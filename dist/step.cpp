@@ -34,6 +34,12 @@ const Tuned& Stepper::tuned() const {
   return exchange_ == nullptr ? tuned_ : exchange_->tuned();
 }
 
+std::optional<std::int64_t> Stepper::predicted_sent_bytes() const {
+  const std::int64_t bytes = exchange_->planned_bytes();
+  if (bytes < 0) return std::nullopt;
+  return bytes / options_.exchange.sync_every;
+}
+
 // What a resumed run found out before is not asked again.
 void Stepper::tune() {
   const ExchangeOptions& options = options_.exchange;

@@ -23,6 +23,9 @@ class Stepper {
   // What an earlier part of the run found out; before the first use().
   void reuse(Tuned tuned) { tuned_ = std::move(tuned); }
   const Tuned& tuned() const;
+  // What this rank sends in a step, in the mean over steps; nothing where that
+  // is not known beforehand. After use().
+  std::optional<std::int64_t> predicted_sent_bytes() const;
 
   // The layout to train from now on; both outlive the next use(). Blocks on all
   // ranks. Throws UsageError on all alike.

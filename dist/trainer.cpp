@@ -432,6 +432,7 @@ void Trainer::summarise(TrainSummary& s) const {
     if (e.index.defined()) s.delta_bytes += e.index.nbytes();
   }
   s.payload_bytes_per_step = delta_.values().nbytes();
+  s.predicted_sent_bytes_per_step = stepper_->predicted_sent_bytes();
   s.sent_bytes = sent_before_ + comm_.bytes().sent - sent_at_start_;
   s.skipped_steps = state_.skipped;
   s.ranks = comm_.size();

@@ -92,6 +92,9 @@ struct TrainSummary {
   std::int64_t steps = 0, trainable_parameters = 0, total_parameters = 0;
   std::int64_t head_parameters = 0;  // of the trainable ones
   std::int64_t delta_bytes = 0, payload_bytes_per_step = 0;
+  // This rank's, of the exchanges of one step in the mean; nothing where it is
+  // not known beforehand.
+  std::optional<std::int64_t> predicted_sent_bytes_per_step;
   std::int64_t sent_bytes = 0;  // this rank, whole run
   std::int64_t skipped_steps = 0;
   double seconds_to_first_step = 0, seconds = 0;  // since run_training began

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <map>
 
-#include "comm/collectives.h"
+#include "comm/codec.h"
+#include "comm/reducer.h"
+#include "dist/bucket_plan.h"
 #include "dist/evaluate.h"
 #include "dist/options.h"
 #include "launch/progress.h"
@@ -41,13 +43,27 @@ std::int64_t file_bytes(const Delta& delta) {
   return bytes;
 }
 
-std::string exchange_lines(const Delta& delta) {
-  const std::int64_t payload = delta.size() * 4;
+// Top-k and dense exchanges are for comparison: what they send is not said.
+std::string exchange_lines(const Delta& delta, const ExchangeOptions& options) {
+  const std::int64_t whole = std::max<std::int64_t>(1, delta.size() * 4);
+  const auto buckets = plan_buckets(
+      delta, options.codec,
+      options.bucket_bytes > 0 ? options.bucket_bytes : whole, {});
+  std::int64_t payload = 0;
+  for (const Bucket& b : buckets) payload += encoded_bytes(b.codec, b.count);
   std::string out =
       fmt::format("payload per exchange: {} bytes\n", with_commas(payload));
-  for (const int ranks : {2, 4, 8}) {
-    out += fmt::format("  {} ranks: each sends {} bytes a step\n", ranks,
-                       with_commas(all_reduce_bytes_sent(ranks, 0, payload)));
+  if (options.what == ExchangeOptions::What::kDelta) {
+    for (const int ranks : {2, 4, 8}) {
+      const std::int64_t sent =
+          exchange_bytes(
+              {.buckets = buckets, .algorithm = options.algorithm}, ranks, 0)
+              .sent;
+      out += fmt::format(
+          "  {} ranks: each sends {} bytes {}\n", ranks, with_commas(sent),
+          options.local() ? fmt::format("every {} steps", options.sync_every)
+                          : "a step");
+    }
   }
   return out + fmt::format("delta on disk: {}\n",
                            human_bytes(static_cast<double>(file_bytes(delta))));
@@ -113,7 +129,8 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
   return out;
 }
 
-std::string describe_delta(const Delta& delta) {
+std::string describe_delta(const Delta& delta,
+                           const ExchangeOptions& options) {
   struct Line {
     std::int64_t entries = 0, numbers = 0, of = 0;
   };
@@ -140,7 +157,7 @@ std::string describe_delta(const Delta& delta) {
   }
   return format_table(rows) +
          fmt::format("trainable in all: {}\n", with_commas(delta.trainable())) +
-         exchange_lines(delta);
+         exchange_lines(delta, options);
 }
 
 std::string describe_config(OpenRun& run) {
@@ -153,7 +170,7 @@ std::string describe_config(OpenRun& run) {
   for (const MethodChoice& method : run.config.peft) {
     out += fmt::format("method: {} {}\n", method.id, method.config.dump());
   }
-  out += describe_delta(delta);
+  out += describe_delta(delta, run.config.train.exchange);
   out += fmt::format("share of the model: {}\n", share(delta.trainable(), all));
   if (run.train != nullptr) {
     out += fmt::format("steps on one rank: {}\n",

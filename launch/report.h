@@ -16,7 +16,8 @@ std::string with_commas(std::int64_t number);  // 22,713,216
 // What would train and what each exchange would cost: declares the delta
 // without scoring anything.
 std::string describe_config(OpenRun& run);
-std::string describe_delta(const Delta& delta);
+std::string describe_delta(const Delta& delta,
+                           const ExchangeOptions& options = {});
 // model: without its backbone. delta: what will train, if that is known.
 std::string describe_model(const Backbone& backbone, const OpenModel& model,
                            const Delta* delta = nullptr);

@@ -3,7 +3,6 @@
 #include <fstream>
 #include <sstream>
 
-#include "comm/collectives.h"
 #include "launch/cause.h"
 #include "launch/metrics_log.h"
 
@@ -53,8 +52,7 @@ Json summary_json(const TrainSummary& s) {
                {"total_parameters", s.total_parameters},
                {"delta_bytes", s.delta_bytes},
                {"payload_bytes_per_step", s.payload_bytes_per_step},
-               {"predicted_sent_bytes_per_step",
-                all_reduce_bytes_sent(s.ranks, 0, s.payload_bytes_per_step)},
+               {"predicted_sent_bytes_per_step", nullptr},
                {"sent_bytes", s.sent_bytes},
                {"skipped_steps", s.skipped_steps},
                {"peak_rss_bytes", peak_rss_bytes()},
@@ -64,6 +62,9 @@ Json summary_json(const TrainSummary& s) {
                {"ranks", s.ranks},
                {"delta_hash", s.delta_hash.hex()},
                {"backbone", s.backbone.hex()}};
+  if (const auto bytes = s.predicted_sent_bytes_per_step) {
+    json["predicted_sent_bytes_per_step"] = *bytes;
+  }
   if (s.first) json["first"] = eval_json(*s.first);
   if (s.best) json["best"] = eval_json(*s.best);
   json["final"] = s.last ? eval_json(*s.last) : Json::object();

@@ -103,8 +103,11 @@ class Program(unittest.TestCase):
 
     def test_inspect(self):
         text = self.ok("inspect", self.config)
+        sent = {s["sent_bytes"] for s in jobs.metrics(self.folder)}
+        self.assertEqual(len(sent), 1)
+        self.assertIn(f"2 ranks: each sends {sent.pop():,} bytes a step", text)
         self.assertIn("1,123", text)
-        self.assertIn("2 ranks: each sends 4,496 bytes", text)
+        self.assertIn("payload per exchange: 4,496 bytes", text)
         text = self.ok("inspect", os.path.join(self.folder, "best"))
         self.assertIn("1,123", text)
         self.assertIn("lora", text)

@@ -47,11 +47,14 @@ class Wire(unittest.TestCase):
         few, many = [int(line.split()[1]) for line in result.out.splitlines()
                      if line.startswith("bytes ")]
         summary = jobs.summary(f"{output}-{MANY}")
-        # What the program says of itself: exactly its formula and a small
-        # header, in every step alike.
+        # What the program says of itself: exactly what it foretold, in every
+        # step alike; no more than the formula and a small header.
         sent = {s["sent_bytes"] for s in jobs.metrics(f"{output}-{MANY}")}
         self.assertEqual(len(sent), 1)
-        extra = sent.pop() - summary["predicted_sent_bytes_per_step"]
+        foretold = summary["predicted_sent_bytes_per_step"]
+        self.assertEqual(sent.pop(), foretold)
+        numbers = summary["payload_bytes_per_step"] // 4
+        extra = foretold - 2 * (ranks - 1) / ranks * 4 * numbers
         self.assertGreater(extra, 0)
         self.assertLess(extra, 512)
         return (many - few) / (MANY - FEW), summary[
