@@ -2,9 +2,12 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "ops/optimizer_pass.h"
@@ -14,6 +17,8 @@ namespace {
 
 constexpr const char* kUpdates = "updates";
 constexpr const char* kInitial = "initial";
+constexpr const char* kCorrection1 = "correction1";
+constexpr const char* kCorrection2 = "correction2";
 
 bool decays_to_initial(const Delta& delta) {
   return std::ranges::any_of(
@@ -46,6 +51,27 @@ float* Optimizer::vector(std::string_view name) {
   return nullptr;
 }
 
+// Of every number what updates_ says of its entry.
+void Optimizer::add_corrections(const Delta& delta) {
+  for (const auto& [name, beta] : {std::pair(kCorrection1, options_.beta1),
+                                   std::pair(kCorrection2, options_.beta2)}) {
+    at::Tensor t = at::zeros({delta.size()}, at::kFloat);
+    for (std::size_t i = 0; i < updates_.size(); ++i) {
+      const DeltaEntry& e = delta.entries()[i];
+      std::fill_n(t.mutable_data_ptr<float>() + e.offset, e.count,
+                  static_cast<float>(
+                      1 - std::pow(beta, static_cast<double>(updates_[i]))));
+    }
+    vectors_.push_back({name, t});
+  }
+}
+
+void Optimizer::drop_corrections() {
+  std::erase_if(vectors_, [](const Vector& v) {
+    return v.name == kCorrection1 || v.name == kCorrection2;
+  });
+}
+
 void Optimizer::step(Delta& delta, const std::vector<bool>& active, double lr,
                      const std::vector<double>& scale) {
   const auto& entries = delta.entries();
@@ -55,6 +81,8 @@ void Optimizer::step(Delta& delta, const std::vector<bool>& active, double lr,
   float* v = vector("v");
   float* velocity = vector("velocity");
   const float* initial = vector(kInitial);
+  float* correction1 = vector(kCorrection1);
+  float* correction2 = vector(kCorrection2);
 
   for (std::size_t first = 0; first < entries.size();) {
     // Neighbours that are treated alike go in one pass; the gaps between them
@@ -62,7 +90,7 @@ void Optimizer::step(Delta& delta, const std::vector<bool>& active, double lr,
     std::size_t last = first;
     while (last + 1 < entries.size() && active[last + 1] == active[first] &&
            entries[last + 1].group == entries[first].group &&
-           updates_[last + 1] == updates_[first]) {
+           (correction1 != nullptr || updates_[last + 1] == updates_[first])) {
       ++last;
     }
     if (active[first]) {
@@ -74,14 +102,20 @@ void Optimizer::step(Delta& delta, const std::vector<bool>& active, double lr,
       const double rate = lr * group.lr_factor;
       const double decay = options_.weight_decay * group.weight_decay_factor;
       if (adamw_) {
-        adamw_pass(values + at, grads + at, m + at, v + at, towards, n,
-                   {.lr = rate,
-                    .beta1 = options_.beta1,
-                    .beta2 = options_.beta2,
-                    .epsilon = options_.epsilon,
-                    .weight_decay = decay,
-                    .step = updates_[first] + 1,
-                    .grad_scale = scale[g]});
+        const AdamwStep now{.lr = rate,
+                            .beta1 = options_.beta1,
+                            .beta2 = options_.beta2,
+                            .epsilon = options_.epsilon,
+                            .weight_decay = decay,
+                            .step = updates_[first] + 1,
+                            .grad_scale = scale[g]};
+        if (correction1 == nullptr) {
+          adamw_pass(values + at, grads + at, m + at, v + at, towards, n, now);
+        } else {
+          adamw_pass_by_age(values + at, grads + at, m + at, v + at,
+                            correction1 + at, correction2 + at, towards, n,
+                            now);
+        }
       } else {
         sgd_pass(values + at, grads + at,
                  velocity == nullptr ? nullptr : velocity + at, towards, n,
@@ -120,6 +154,14 @@ void Optimizer::load(const NamedTensors& state, const std::string& where) {
         "resume with the optimizer the run was started with",
         where, name, count, options_.optimizer);
   };
+  drop_corrections();
+  for (const char* name : {kCorrection1, kCorrection2}) {
+    if (std::ranges::any_of(state, [&](const auto& s) {
+          return s.first == name;
+        })) {
+      vectors_.push_back({name, at::zeros_like(vectors_.front().tensor)});
+    }
+  }
   for (Vector& v : vectors_) {
     const at::Tensor t = find(v.name, at::kFloat, v.tensor.numel());
     std::memcpy(v.tensor.mutable_data_ptr(), t.const_data_ptr(), t.nbytes());
@@ -132,6 +174,9 @@ void Optimizer::load(const NamedTensors& state, const std::string& where) {
 void Optimizer::relayout(const Delta& old, const Relayout& to,
                          StatePolicy policy) {
   const Delta& next = to.delta;
+  const bool counted = vector(kCorrection1) == nullptr;  // by updates_
+  if (adamw_ && counted) add_corrections(old);
+  forget_others();
   // Counts travel as one more state vector, so that they follow the policy.
   at::Tensor counts = at::zeros({old.size()}, at::kFloat);
   for (std::size_t i = 0; i < updates_.size(); ++i) {
@@ -140,13 +185,18 @@ void Optimizer::relayout(const Delta& old, const Relayout& to,
                 static_cast<float>(updates_[i]));
   }
   counts = map_state(counts, old, to, policy);
+  bool alike = counted && !owned_.defined(), fresh = true;
   updates_.clear();
   for (const DeltaEntry& e : next.entries()) {
     const float* c = counts.const_data_ptr<float>() + e.offset;
-    updates_.push_back(e.count == 0 ? 0
-                                    : static_cast<std::int64_t>(
-                                          *std::max_element(c, c + e.count)));
+    const auto [least, most] = std::minmax_element(c, c + e.count);
+    updates_.push_back(e.count == 0 ? 0 : static_cast<std::int64_t>(*most));
+    if (e.count == 0) continue;
+    alike = alike && *least == *most;
+    fresh = fresh && *most == 0;
   }
+  owned_.reset();
+  if (alike || fresh) drop_corrections();
 
   std::vector<Vector> mapped;
   for (Vector& v : vectors_) {
@@ -170,8 +220,14 @@ void Optimizer::relayout(const Delta& old, const Relayout& to,
   vectors_ = std::move(mapped);
 }
 
-void Optimizer::keep_only(const at::Tensor& owned) {
-  const bool* keep = owned.const_data_ptr<bool>();
+void Optimizer::keep_only(at::Tensor owned) {
+  owned_ = std::move(owned);
+  forget_others();
+}
+
+void Optimizer::forget_others() {
+  if (!owned_.defined()) return;
+  const bool* keep = owned_.const_data_ptr<bool>();
   for (Vector& v : vectors_) {
     if (v.name == kInitial) continue;
     float* x = v.tensor.mutable_data_ptr<float>();

@@ -2,9 +2,11 @@
 //
 // State lies in vectors as long as the delta: AdamW `m` and `v`, SGD with
 // momentum `velocity`; `initial` only where a group decays towards its initial
-// values; `updates` counts the steps each entry has made, for the bias
-// correction, so that an entry that begins to move late starts like any other.
-// What is inactive stays bitwise still, state included.
+// values. For the bias correction `updates` counts the steps each entry has
+// made, and where numbers of one entry began at different steps, as after a
+// mask was drawn anew, `correction1` and `correction2` keep it for every number:
+// whatever begins to move late starts like any other. What is inactive stays
+// bitwise still, state included.
 #pragma once
 
 #include <cstdint>
@@ -32,12 +34,12 @@ class Optimizer {
   // optimizer keeps, or of another size.
   void load(const NamedTensors& state, const std::string& where);
 
-  // To the next phase's layout. Numbers of an entry share one count: where
-  // some of them carry on and some are new, the older count stays.
+  // To the next phase's layout.
   void relayout(const Delta& old, const Relayout& to, StatePolicy policy);
 
-  // Forgets the state of numbers that this rank does not move; bool [size].
-  void keep_only(const at::Tensor& owned);
+  // Until the next relayout() this rank moves these numbers alone, bool [size]:
+  // forgets the state of all others.
+  void keep_only(at::Tensor owned);
 
  private:
   struct Vector {
@@ -45,11 +47,15 @@ class Optimizer {
     at::Tensor tensor;  // fp32 [size]
   };
   float* vector(std::string_view name);
+  void add_corrections(const Delta& delta);
+  void drop_corrections();
+  void forget_others();
 
   TrainOptions options_;
   bool adamw_;
   std::vector<Vector> vectors_;
-  std::vector<std::int64_t> updates_;  // [entries]
+  std::vector<std::int64_t> updates_;  // [entries], of its oldest number
+  at::Tensor owned_;                   // bool [size]; undefined: all
 };
 
 }  // namespace thinwire

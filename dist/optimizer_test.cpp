@@ -2,6 +2,8 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -142,6 +144,54 @@ TEST(Optimizer, AnEntryThatStartsLateStartsLikeAnyOther) {
   optimizer.step(delta, {true, true, true, true}, 1e-2, scale);
   for (const float moved : entry(delta, delta.values(), "late")) {
     EXPECT_NEAR(std::fmod(moved, 1.f), 0.99, 1e-5);
+  }
+}
+
+// The mask of one tensor drawn anew: three of its numbers stay, two are new.
+TEST(Optimizer, NumbersOfANewMaskStartLikeAnyOther) {
+  const auto masked = [](std::vector<std::int32_t> index) {
+    DeltaBuilder builder;
+    DeltaEntry e;
+    e.name = e.target = "w";
+    e.kind = EntryKind::kMasked;
+    e.shape = {8};
+    e.group = builder.group({.name = "mask"});
+    e.index = at::tensor(index, at::kInt);
+    builder.add(e, at::zeros({static_cast<std::int64_t>(index.size())}));
+    return builder.build();
+  };
+  Delta delta = masked({0, 2, 3, 5, 7});
+  Relayout to{.delta = masked({0, 1, 3, 4, 7}),
+              .source = at::tensor(std::vector<std::int64_t>{0, -1, 2, -1, 4},
+                                   at::kLong)};
+  Optimizer optimizer(TrainOptions{}, delta);
+  const auto steps = [&](Delta& d, int n) {
+    for (int i = 0; i < n; ++i) {
+      fill_grads(d, 0.5f);
+      optimizer.step(d, {true}, 1e-2, {1});
+    }
+  };
+  steps(delta, 50);
+  optimizer.relayout(delta, to, StatePolicy::kCarry);
+  // A steady gradient moves whatever is corrected for its own age by lr a step.
+  steps(to.delta, 3);
+  for (const float moved : entry(to.delta, to.delta.values(), "w")) {
+    EXPECT_NEAR(moved, -0.03, 1e-5);
+  }
+  // And the ages survive a checkpoint.
+  Optimizer other(TrainOptions{}, to.delta);
+  other.load(optimizer.state(), "here");
+  Delta copy = masked({0, 1, 3, 4, 7});
+  copy.restore(to.delta.snapshot());
+  fill_grads(copy, -2);
+  other.step(copy, {true}, 1e-2, {1});
+  fill_grads(to.delta, -2);
+  optimizer.step(to.delta, {true}, 1e-2, {1});
+  EXPECT_TRUE(copy.values().equal(to.delta.values()));
+  // Once all begin anew, one count per entry is enough.
+  optimizer.relayout(copy, to, StatePolicy::kReset);
+  for (const auto& [name, tensor] : optimizer.state()) {
+    EXPECT_THAT(name, testing::Not(testing::StartsWith("correction")));
   }
 }
 

@@ -51,6 +51,25 @@ void adamw_range_towards(float* __restrict values,
   }
 }
 
+THINWIRE_CLONES
+void adamw_range_by_age(float* __restrict values, const float* __restrict grads,
+                        float* __restrict m, float* __restrict v,
+                        float* __restrict correction1,
+                        float* __restrict correction2, const float* towards,
+                        std::int64_t n, AdamwFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = grads[i] * f.grad;
+    float p = values[i] * f.keep;
+    if (towards != nullptr) p += f.pull * towards[i];
+    m[i] += f.beta1_rest * (g - m[i]);
+    v[i] = f.beta2 * v[i] + f.beta2_rest * g * g;
+    correction1[i] += f.beta1_rest * (1 - correction1[i]);
+    correction2[i] += f.beta2_rest * (1 - correction2[i]);
+    const float denominator = std::sqrt(v[i] / correction2[i]) + f.epsilon;
+    values[i] = p - f.rate * (m[i] / correction1[i] / denominator);
+  }
+}
+
 struct SgdFactors {
   float rate, momentum, decay, grad;
 };
@@ -105,24 +124,27 @@ bool block_all_finite(const float* x, std::int64_t n) {
   return bad == 0;
 }
 
+AdamwFactors factors(const AdamwStep& s, double correction1,
+                     double correction2) {
+  return {.grad = static_cast<float>(s.grad_scale),
+          .keep = static_cast<float>(1 - s.lr * s.weight_decay),
+          .pull = static_cast<float>(s.lr * s.weight_decay),
+          .beta1_rest = static_cast<float>(1 - s.beta1),
+          .beta2 = static_cast<float>(s.beta2),
+          .beta2_rest = static_cast<float>(1 - s.beta2),
+          .inverse_root = static_cast<float>(1 / std::sqrt(correction2)),
+          .epsilon = static_cast<float>(s.epsilon),
+          .rate = static_cast<float>(s.lr / correction1)};
+}
+
 }  // namespace
 
 void adamw_pass(float* values, const float* grads, float* m, float* v,
                 const float* decay_towards, std::int64_t n,
                 const AdamwStep& s) {
   const double steps = static_cast<double>(s.step);
-  const double correction1 = 1 - std::pow(s.beta1, steps);
-  const double correction2 = 1 - std::pow(s.beta2, steps);
-  const AdamwFactors f{
-      .grad = static_cast<float>(s.grad_scale),
-      .keep = static_cast<float>(1 - s.lr * s.weight_decay),
-      .pull = static_cast<float>(s.lr * s.weight_decay),
-      .beta1_rest = static_cast<float>(1 - s.beta1),
-      .beta2 = static_cast<float>(s.beta2),
-      .beta2_rest = static_cast<float>(1 - s.beta2),
-      .inverse_root = static_cast<float>(1 / std::sqrt(correction2)),
-      .epsilon = static_cast<float>(s.epsilon),
-      .rate = static_cast<float>(s.lr / correction1)};
+  const AdamwFactors f =
+      factors(s, 1 - std::pow(s.beta1, steps), 1 - std::pow(s.beta2, steps));
   at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
     if (decay_towards == nullptr) {
       adamw_range(values + begin, grads + begin, m + begin, v + begin,
@@ -131,6 +153,20 @@ void adamw_pass(float* values, const float* grads, float* m, float* v,
       adamw_range_towards(values + begin, grads + begin, m + begin, v + begin,
                           decay_towards + begin, end - begin, f);
     }
+  });
+}
+
+void adamw_pass_by_age(float* values, const float* grads, float* m, float* v,
+                       float* correction1, float* correction2,
+                       const float* decay_towards, std::int64_t n,
+                       const AdamwStep& s) {
+  const AdamwFactors f = factors(s, 1, 1);
+  at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    adamw_range_by_age(values + begin, grads + begin, m + begin, v + begin,
+                       correction1 + begin, correction2 + begin,
+                       decay_towards == nullptr ? nullptr
+                                                : decay_towards + begin,
+                       end - begin, f);
   });
 }
 

@@ -16,6 +16,15 @@ void adamw_pass(float* values, const float* grads, float* m, float* v,
                 const float* decay_towards, std::int64_t n,
                 const AdamwStep& s);
 
+// The same where numbers began at different steps: s.step is not read, each
+// number has its corrections beside it, the averages of as many ones as its m
+// and v are averages of gradients: 1 - beta1^steps and 1 - beta2^steps, zero
+// before its first step.
+void adamw_pass_by_age(float* values, const float* grads, float* m, float* v,
+                       float* correction1, float* correction2,
+                       const float* decay_towards, std::int64_t n,
+                       const AdamwStep& s);
+
 struct SgdStep {
   double lr, momentum, weight_decay, grad_scale;
   bool nesterov;

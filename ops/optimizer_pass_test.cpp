@@ -63,6 +63,44 @@ TEST(Adamw, FollowsTheFormula) {
   }
 }
 
+// With corrections beside every number: the same where all are of one age, and
+// a number that comes late is as one whose first step this is.
+TEST(Adamw, ByAgeEqualsTheCommonCount) {
+  constexpr std::size_t n = 1003;
+  constexpr std::int64_t late = 4;  // the step before which odd ones begin
+  Vector x = random("x", n), m(n), v(n), c1(n), c2(n);
+  Vector even = x, even_m(n), even_v(n), odd = x, odd_m(n), odd_v(n);
+  const Vector target = random("t", n);
+  for (std::int64_t step = 1; step <= 7; ++step) {
+    const Vector g = random(("g" + std::to_string(step)).c_str(), n);
+    AdamwStep s{.lr = 0.01,
+                .beta1 = 0.9,
+                .beta2 = 0.999,
+                .epsilon = 1e-8,
+                .weight_decay = 0.1,
+                .step = step,
+                .grad_scale = 0.25};
+    if (step == late) {
+      for (std::size_t i = 1; i < n; i += 2) {
+        x[i] = odd[i];
+        m[i] = v[i] = c1[i] = c2[i] = 0;
+      }
+    }
+    adamw_pass_by_age(x.data(), g.data(), m.data(), v.data(), c1.data(),
+                      c2.data(), target.data(), n, s);
+    adamw_pass(even.data(), g.data(), even_m.data(), even_v.data(),
+               target.data(), n, s);
+    if (step < late) continue;
+    s.step = step - late + 1;
+    adamw_pass(odd.data(), g.data(), odd_m.data(), odd_v.data(), target.data(),
+               n, s);
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    const float want = i % 2 == 0 ? even[i] : odd[i];
+    EXPECT_NEAR(x[i], want, 1e-6 * std::max(1.0f, std::abs(want))) << i;
+  }
+}
+
 // Three steps of torch.optim.AdamW(lr=0.1, betas=(0.8, 0.95), eps=1e-6,
 // weight_decay=0.2) from x = [1, -2, 0.5, 0] with gradients
 // [0.1, -1, 10, 1e-4] * step.
