@@ -166,7 +166,8 @@ void fill_train(const Json& json, const ConfigNode* node, RunConfig& config) {
 
 void fill_comm(const Json& json, const ConfigNode* node, RunConfig& config) {
   config.backend = json.at("backend");
-  config.timeout_seconds = float_or(json.at("timeout"), 0);
+  config.timeout_seconds = json.at("timeout");
+  config.silence_seconds = json.at("silence");
   ExchangeOptions& e = config.train.exchange;
   e.codec = parse_codec(json.at("codec").get<std::string>());
   e.algorithm = parse_algorithm(json.at("algorithm").get<std::string>());

@@ -35,7 +35,8 @@ struct RunConfig {
   TrainOptions train;
   std::int64_t threads = 0;  // per rank; 0: cores / local ranks
   std::string backend = "auto";
-  double timeout_seconds = 0;  // 0: the communicator's default
+  double timeout_seconds = 120;  // of a wait for a rank that answers
+  double silence_seconds = 5;  // of a rank that does not
   std::string output;
   // Everything above as YAML, defaults filled in: what config.yaml of the run
   // folder holds.

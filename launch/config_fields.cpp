@@ -213,9 +213,15 @@ constexpr SectionField kComm[] = {
     {{"trace", kBool, "false",
       "times of each exchange in exchange-RANK.jsonl of the run folder"},
      kSpeed},
-    {{"timeout", kFloat, "~", "seconds after which a silent peer ends the run"},
+    {{"timeout", kFloat, "120",
+      "seconds that a rank waits for one that still computes"},
      kSpeed,
      0.01,
+     1e6},
+    {{"silence", kFloat, "5",
+      "seconds after which a rank that is stopped or cut off ends the run"},
+     kSpeed,
+     0.5,
      1e6},
 };
 

@@ -54,11 +54,9 @@ int run(const Arguments& arguments, Communicator& comm) {
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   const bool resume = arguments.has("resume");
-  if (config.timeout_seconds > 0) {
-    comm.set_default_timeout_seconds(config.timeout_seconds);
-  }
+  comm.set_default_timeout_seconds(config.timeout_seconds);
   if (Watch* watch = Watch::current()) {
-    watch->set_deadline(comm.default_timeout_seconds());
+    watch->set_deadline(config.silence_seconds);
   }
   agree_config(comm, config);
   // Threads cut sums and products: the same bits need the same number.

@@ -16,15 +16,15 @@ from tests.harness import jobs, tiny
 
 RANKS = 3
 KILLS = 200 if os.environ.get("THINWIRE_LONG") else 20
-DEADLINE = 3  # seconds, comm.timeout
+DEADLINE = 3  # seconds, comm.silence
 TINY = threading.Lock()  # tiny makes its files once per process
 
 
-def start(name, timeout=30, steps=1000000, ranks=RANKS, launch=None, **job):
+def start(name, silence=30, steps=1000000, ranks=RANKS, launch=None, **job):
     """(a job that trains, its run folder)"""
     with TINY:
         folder = tiny.fresh_output(name)
-        path = tiny.config(name, folder, comm={"timeout": timeout},
+        path = tiny.config(name, folder, comm={"timeout": 30, "silence": silence},
                            data={"eval": None},
                            train={"steps": steps, "eval_every": 0,
                                   "checkpoint_every": 0,
@@ -134,7 +134,7 @@ class Stops(unittest.TestCase):
                     self.assertEqual(jobs.summary(folder)["cause"], "STALLED")
 
     def test_one_that_goes_on_in_time_is_forgiven(self):
-        job, folder = start("stop-and-go", 30, steps=300)
+        job, folder = start("stop-and-go", 5, steps=300)
         wait_for_step(job, folder, 5)
         pid = job.ranks()[1]
         os.kill(pid, signal.SIGSTOP)

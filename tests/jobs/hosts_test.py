@@ -62,7 +62,7 @@ class TwoHosts(unittest.TestCase):
         self.assertEqual(len(result.errors), 1, result.err)
 
     def test_a_host_that_is_cut_off_is_named_on_both_sides(self):
-        job, folder = self.start("hosts-cut", 4, timeout=DEADLINE)
+        job, folder = self.start("hosts-cut", 4, silence=DEADLINE)
         fault_test.wait_for_step(job, folder, 3)
         pids = job.ranks()
         cut = time.time()
