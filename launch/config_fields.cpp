@@ -29,7 +29,11 @@ constexpr SectionField kModel[] = {
      0,
      "random"},
     {{"seed", kInt, "1", "of random weights"}, kResults, 0, kMaxCount},
-    {{"dtype", kString, "fp32", "of the backbone"}, kResults, 0, 0, "fp32"},
+    {{"dtype", kString, "fp32", "of the backbone's matrices"},
+     kResults,
+     0,
+     0,
+     "fp32 | bf16"},
     {{"cache", kString, "~", "folder for prepared weights (~: the user's)"},
      kSpeed},
 };

@@ -228,7 +228,7 @@ class HostStart {
       throw;
     }
     if (leads_) {
-      spdlog::info("weights prepared as fp32 for the ranks of this host: {}",
+      spdlog::info("weights prepared for the ranks of this host: {}",
                    path);
       save_record(folders_, file_state(std::span(&path, 1)).key, plan_, known);
     }
@@ -277,6 +277,11 @@ ModelFiles open_files(const ModelChoice& choice, const std::string& folder) {
     auto files = m.source->files();
     files.push_back(config);
     m.state = file_state(files);
+  }
+  if (choice.bf16) {
+    m.source = bf16_matrices(std::move(m.source));
+    m.state.key =
+        Hasher().string("bf16 matrices").string(m.state.key.hex()).digest();
   }
   m.plan = plan_store(m.config, *m.source);
   return m;

@@ -260,7 +260,7 @@ TEST_F(OpenModelTest, TwoJobsPrepareAtOnce) {
   comm_->barrier();
   std::size_t prepared = 0;
   for (const auto& entry : fs::directory_iterator(cache(0) + "/weights")) {
-    prepared += entry.path().extension() == ".f32";
+    prepared += entry.path().extension() == ".weights";
     EXPECT_NE(entry.path().extension(), ".tmp");
   }
   EXPECT_EQ(prepared, 1u);

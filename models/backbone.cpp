@@ -76,6 +76,22 @@ int Backbone::add_head_linear(std::string name, int weight, int bias,
        .bias = bias});
 }
 
+namespace {
+
+// A bf16 weight is multiplied by x rounded to bf16, sums are fp32, the product
+// is rounded to bf16 once; what surrounds it stays fp32.
+at::Tensor apply_linear(const at::Tensor& x, const at::Tensor& weight,
+                        const at::Tensor& bias) {
+  if (weight.scalar_type() == x.scalar_type()) {
+    return at::linear(x, weight, bias);
+  }
+  const at::Tensor y =
+      at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
+  return bias.defined() ? y.add(bias) : y;
+}
+
+}  // namespace
+
 at::Tensor Backbone::linear(int site, const at::Tensor& x,
                             const ForwardContext& ctx) {
   const Site& s = sites_[static_cast<std::size_t>(site)];
@@ -83,7 +99,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
   at::Tensor bias;
   if (s.bias >= 0) bias = parameters_.get(s.bias, ctx);
   const auto& attachments = at_site(site).linear;
-  if (attachments.empty()) return at::linear(x, weight, bias);
+  if (attachments.empty()) return apply_linear(x, weight, bias);
 
   at::Tensor in = x;
   for (const auto& a : attachments) {
@@ -94,7 +110,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
       bias = bias.defined() ? bias.add(more) : more;
     }
   }
-  at::Tensor y = at::linear(in, weight, bias);
+  at::Tensor y = apply_linear(in, weight, bias);
   for (const auto& a : attachments) {
     if (const at::Tensor path = a->path(x, ctx); path.defined()) {
       y = y.add(path);

@@ -144,7 +144,8 @@ class Backbone {
   std::vector<Attachments> attachments_;
 };
 
-// With the tensors that `source` gives. Reads no weight's numbers.
+// With the tensors that `source` gives, fp32 or with bf16 matrices; hidden
+// states are fp32 either way. Reads no weight's numbers.
 std::unique_ptr<Backbone> make_backbone(const ModelConfig& config,
                                         TensorSource& source);
 // The tensors of an HF folder that holds a backbone of this config.

@@ -195,7 +195,8 @@ class Bert : public Backbone {
   at::Tensor embed(const TokenStream& in, EmbeddedStream& stream,
                    ForwardContext& ctx) {
     at::Tensor x =
-        at::embedding(parameters_.get(words_, ctx), in.tokens, config_.pad_id);
+        at::embedding(parameters_.get(words_, ctx), in.tokens, config_.pad_id)
+            .to(at::kFloat);
     x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
     check_positions(stream.layout);
     x = x.add(parameters_.get(positions_, ctx)

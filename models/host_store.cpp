@@ -56,15 +56,17 @@ class PlanningSource : public TensorSource {
     t.names = names;
     t.shape = shape;
     t.init = init;
-    t.bytes = std::accumulate(shape.begin(), shape.end(), std::int64_t{4},
+    t.dtype = real_.dtype(shape);
+    const auto width = static_cast<std::int64_t>(c10::elementSize(t.dtype));
+    t.bytes = std::accumulate(shape.begin(), shape.end(), width,
                               std::multiplies<>());
-    t.in_place = stored.defined() && stored.scalar_type() == at::kFloat &&
+    t.in_place = stored.defined() && stored.scalar_type() == t.dtype &&
                  !stored.storage().resizable();
     plan_.bytes += t.bytes;
     if (t.in_place) plan_.in_place += t.bytes;
+    const auto options = at::TensorOptions().dtype(t.dtype).device(at::kMeta);
     plan_.tensors.push_back(std::move(t));
-    return at::empty(shape,
-                     at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
+    return at::empty(shape, options);
   }
 
   bool same(const std::string& name, const std::vector<std::string>& others,
@@ -84,11 +86,12 @@ std::string header_text(const StorePlan& plan,
   for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
     const StoreTensor& t = plan.tensors[i];
     tensors.push_back({{"name", t.names.front()},
+                       {"dtype", dtype_name(t.dtype)},
                        {"shape", t.shape},
                        {"offset", t.offset},
                        {"digest", digests[i].hex()}});
   }
-  return nlohmann::ordered_json{{"form", "F32"}, {"tensors", tensors}}.dump();
+  return nlohmann::ordered_json{{"tensors", tensors}}.dump();
 }
 
 std::int64_t tensors_begin(const StorePlan& plan) {
@@ -124,7 +127,8 @@ class StoreSource : public TensorSource {
                     "{}: '{}' was not planned so", path_, names.front());
     return at::from_blob(
         mapping_->data() + begin_ + at->second.offset, shape,
-        [mapping = mapping_](void*) {}, at::TensorOptions().dtype(at::kFloat));
+        [mapping = mapping_](void*) {},
+        at::TensorOptions().dtype(at->second.dtype));
   }
 
   bool same(const std::string& name, const std::vector<std::string>& others,
@@ -177,7 +181,8 @@ Digest identity_of(const StorePlan& plan, std::span<const Digest> digests) {
   std::vector<TensorDigest> tensors;
   for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
     tensors.push_back(
-        {plan.tensors[i].names.front(), plan.tensors[i].shape, digests[i]});
+        {plan.tensors[i].names.front(), plan.tensors[i].dtype,
+         plan.tensors[i].shape, digests[i]});
   }
   return backbone_identity(std::move(tensors));
 }

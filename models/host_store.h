@@ -1,10 +1,10 @@
 // The host weight store: one prepared form of a backbone per host, which all
-// processes map. Where a model's files hold that form already (contiguous
-// fp32), they are mapped themselves; else a prepared file is made in a cache
+// processes map. Where a model's files hold that form already (contiguous, of
+// the dtype asked for), they are mapped themselves; else a prepared file is made in a cache
 // folder (models/store_folder.h), by several processes together.
 //
 // A prepared file: "TWSTORE1", the length of the JSON that follows (uint64,
-// little-endian), JSON {form, tensors: [{name, shape, offset, digest}]}, zeros
+// little-endian), JSON {tensors: [{name, dtype, shape, offset, digest}]}, zeros
 // up to a page, then the tensors, each at a page of its own, so that writing
 // into one makes no page of another private. It appears under its name when it
 // is whole.
@@ -28,9 +28,10 @@ struct StoreTensor {
   std::vector<std::string> names;  // HF's on-disk names, the canonical first
   std::vector<std::int64_t> shape;
   Init init;
-  std::int64_t bytes = 0;   // as fp32
+  at::ScalarType dtype = at::kFloat;
+  std::int64_t bytes = 0;
   std::int64_t offset = 0;  // in a prepared file
-  bool in_place = false;    // the model's file has it as contiguous fp32
+  bool in_place = false;    // the model's file has it so, contiguous
 };
 
 // What a backbone asks of its source, in its order.
@@ -47,7 +48,7 @@ StorePlan plan_store(const ModelConfig& config, TensorSource& source);
 // Indices of the plan's tensors, dealt over `workers` by their bytes.
 std::vector<std::vector<std::size_t>> deal(const StorePlan& plan, int workers);
 
-// digests: of the fp32 bytes, in the plan's order.
+// digests: of the bytes, in the plan's order.
 Digest identity_of(const StorePlan& plan, std::span<const Digest> digests);
 
 // A prepared file in the making; not yet visible. All throw IoError.

@@ -174,6 +174,52 @@ TEST_F(HostStoreTest, PreparedEqualsTheSource) {
   EXPECT_EQ(identity_of(plan_, digests), a.identity());
 }
 
+// Vectors stay fp32. The numbers decide the identity, not the file's dtype.
+TEST_F(HostStoreTest, Bf16MatricesAreHalfAsLarge) {
+  Digest identities[2];
+  for (const auto dtype : {at::kBFloat16, at::kFloat}) {
+    write(at::kBFloat16);
+    if (dtype == at::kFloat) {  // the same numbers, in a wider file
+      const auto rounded = load_backbone(folder_.string());
+      const Parameters& p = rounded->parameters();
+      NamedTensors tensors;
+      for (int i = 0; i < p.size(); ++i) {
+        tensors.emplace_back(p.slot(i).name, p.slot(i).frozen.clone());
+      }
+      const auto wide = folder_ / "wide";
+      fs::create_directories(wide);
+      write_safetensors((wide / "model.safetensors").string(), tensors);
+      source_ = open_weights(wide.string(), config_);
+    }
+    source_ = bf16_matrices(source_);
+    plan_ = plan_store(config_, *source_);
+    std::int64_t matrices = 0, all = 0;
+    for (const StoreTensor& t : plan_.tensors) {
+      EXPECT_EQ(t.dtype, t.shape.size() == 2 ? at::kBFloat16 : at::kFloat);
+      if (t.shape.size() == 2) matrices += t.bytes;
+      all += t.bytes;
+    }
+    EXPECT_EQ(plan_.bytes, all);
+    EXPECT_EQ(plan_.in_place,
+              dtype == at::kBFloat16 ? matrices : all - matrices);
+    fs::remove(prepared());
+    const auto digests = prepare();
+    const auto from_store =
+        make_backbone(config_, *open_store(prepared(), plan_, source_));
+    const auto direct = make_backbone(config_, *source_);
+    const Parameters& a = from_store->parameters();
+    const Parameters& b = direct->parameters();
+    for (int i = 0; i < a.size(); ++i) {
+      EXPECT_TRUE(a.slot(i).frozen.equal(b.slot(i).frozen)) << a.slot(i).name;
+    }
+    EXPECT_EQ(a.identity(), identity_of(plan_, digests));
+    identities[dtype == at::kFloat] = a.identity();
+  }
+  EXPECT_EQ(identities[0], identities[1]);
+  EXPECT_NE(identities[0],
+            load_backbone(folder_.string())->parameters().identity());
+}
+
 TEST_F(HostStoreTest, WritesStayPrivate) {
   prepare();
   const auto mine = open_store(prepared(), plan_, source_);

@@ -15,9 +15,12 @@ namespace thinwire {
 
 int Parameters::add(std::string name, at::Tensor frozen, bool head) {
   THINWIRE_ASSERT(find(name) < 0, "parameter '{}' exists", name);
-  THINWIRE_ASSERT(frozen.defined() && frozen.scalar_type() == at::kFloat &&
-                      frozen.is_contiguous() && !frozen.requires_grad(),
-                  "parameter '{}' must be contiguous fp32 without grad", name);
+  THINWIRE_ASSERT(frozen.defined() && frozen.is_contiguous() &&
+                      (frozen.scalar_type() == at::kFloat ||
+                       frozen.scalar_type() == at::kBFloat16) &&
+                      !frozen.requires_grad(),
+                  "parameter '{}' must be contiguous fp32 or bf16, no grad",
+                  name);
   Slot slot;
   slot.name = name;
   slot.frozen = std::move(frozen);
@@ -106,12 +109,23 @@ void Parameters::freeze_all() {
   }
 }
 
+void Parameters::widen(int number) {
+  at::Tensor& frozen = slots_[static_cast<std::size_t>(number)].frozen;
+  frozen = frozen.to(at::kFloat);
+}
+
 std::int64_t Parameters::count(bool with_head) const {
   std::int64_t n = 0;
   for (const Slot& s : slots_) {
     if (with_head || !s.head) n += s.frozen.numel();
   }
   return n;
+}
+
+std::string_view dtype_name(at::ScalarType dtype) {
+  THINWIRE_ASSERT(dtype == at::kFloat || dtype == at::kBFloat16,
+                  "a weight of {}", c10::toString(dtype));
+  return dtype == at::kFloat ? "F32" : "BF16";
 }
 
 Digest digest_of(const at::Tensor& tensor) {
@@ -125,7 +139,7 @@ Digest backbone_identity(std::vector<TensorDigest> tensors) {
   for (const TensorDigest& t : tensors) {
     hasher.string(t.name).number(static_cast<std::int64_t>(t.shape.size()));
     for (const std::int64_t d : t.shape) hasher.number(d);
-    hasher.string("F32").string(t.digest.hex());
+    hasher.string(dtype_name(t.dtype)).string(t.digest.hex());
   }
   return hasher.digest();
 }
@@ -135,7 +149,8 @@ Digest Parameters::identity() const {
   std::vector<TensorDigest> tensors;
   for (const Slot& s : slots_) {
     if (s.head) continue;
-    tensors.push_back({s.name, s.frozen.sizes().vec(), digest_of(s.frozen)});
+    tensors.push_back({s.name, s.frozen.scalar_type(), s.frozen.sizes().vec(),
+                       digest_of(s.frozen)});
   }
   return backbone_identity(std::move(tensors));
 }

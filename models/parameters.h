@@ -22,9 +22,12 @@ struct ForwardContext;
 // One tensor of a backbone, as its identity sees it.
 struct TensorDigest {
   std::string name;  // HF's on-disk name
+  at::ScalarType dtype = at::kFloat;
   std::vector<std::int64_t> shape;
-  Digest digest;  // of its fp32 bytes
+  Digest digest;  // of its bytes
 };
+
+std::string_view dtype_name(at::ScalarType dtype);  // safetensors': "F32", "BF16"
 
 Digest digest_of(const at::Tensor& tensor);  // its bytes; contiguous, on CPU
 Digest backbone_identity(std::vector<TensorDigest> tensors);
@@ -33,7 +36,8 @@ class Parameters {
  public:
   struct Slot {
     std::string name;   // HF's on-disk name, e.g. bert.pooler.dense.weight
-    at::Tensor frozen;  // fp32 storage; masked values are written into it
+    // Storage: fp32, or bf16 of a matrix; masked values are written into it.
+    at::Tensor frozen;
     bool head = false;  // belongs to a task head
     // At most one of the following; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
@@ -61,6 +65,9 @@ class Parameters {
   void set_computed(int slot,
                     std::function<at::Tensor(const ForwardContext&)> compute);
   void freeze_all();  // every slot back to frozen
+  // A frozen tensor that exact numbers are to be written into: an fp32 copy
+  // takes the place of a bf16 one.
+  void widen(int slot);
 
   std::int64_t count(bool with_head = true) const;  // numbers in all slots
   // The backbone's identity: (name, shape, dtype, digest of the bytes) of every

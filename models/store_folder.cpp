@@ -85,7 +85,7 @@ void drop_unused(const std::string& folder, std::int64_t needed) {
   std::error_code ignored;
   for (const auto& entry :
        fs::directory_iterator(folder + "/weights", ignored)) {
-    if (entry.path().extension() != ".f32") continue;
+    if (entry.path().extension() != ".weights") continue;
     const std::string path = entry.path().string();
     auto used = fs::last_write_time(used_path(path), ignored);
     if (ignored) used = fs::last_write_time(path, ignored);
@@ -212,7 +212,7 @@ void save_record(std::span<const std::string> folders, const Digest& key,
 }
 
 std::string prepared_path(const std::string& folder, const Digest& identity) {
-  return folder + "/weights/" + identity.hex() + ".f32";
+  return folder + "/weights/" + identity.hex() + ".weights";
 }
 
 std::string temporary_path(const std::string& folder) {

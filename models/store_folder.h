@@ -1,10 +1,10 @@
 // The folder where a host keeps what it found out about models, and prepared
 // weights:
 //
-//   weights/IDENTITY.f32   prepared files (models/host_store.h)
-//   weights/IDENTITY.used  its time says when that file was last opened
-//   records/KEY.json       digests of a model whose files have state KEY
-//   models/IDENTITY/       folders that another host sent
+//   weights/IDENTITY.weights  prepared files (models/host_store.h)
+//   weights/IDENTITY.used     its time says when that file was last opened
+//   records/KEY.json          digests of a model whose files have state KEY
+//   models/IDENTITY/          folders that another host sent
 //
 // Anything in it may be deleted at any time.
 #pragma once

@@ -239,12 +239,14 @@ class T5 : public Backbone {
     ForwardContext ctx = outer;
     ctx.layout = &stream.layout;
     ctx.memory = memory == nullptr ? nullptr : &memory->layout;
-    at::Tensor h = at::embedding(parameters_.get(shared_, ctx), in.tokens);
+    at::Tensor h = at::embedding(parameters_.get(shared_, ctx), in.tokens)
+                       .to(at::kFloat);
     h = insert_embeddings(stack.embeddings, std::move(h), stream, ctx);
     h = drop(h, config_.dropout, stack.embeddings_dropout, ctx);
 
     at::Tensor bias = stack.buckets.bias(
-        parameters_.get(stack.relative_bias, ctx), stream.layout);
+        parameters_.get(stack.relative_bias, ctx).to(at::kFloat),
+        stream.layout);
     const bool causal = stack.which == Stack::kDecoder;
     if (const at::Tensor mask =
             attention_mask(stream.layout, stream.layout, causal);

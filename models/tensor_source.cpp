@@ -216,7 +216,54 @@ class RandomSource : public TensorSource {
   std::uint64_t seed_;
 };
 
+class Bf16Matrices : public TensorSource {
+ public:
+  explicit Bf16Matrices(std::shared_ptr<TensorSource> source)
+      : source_(std::move(source)) {}
+
+  at::ScalarType dtype(const std::vector<std::int64_t>& shape) const override {
+    return shape.size() == 2 ? at::kBFloat16 : at::kFloat;
+  }
+
+  at::Tensor get(const std::vector<std::string>& names,
+                 const std::vector<std::int64_t>& shape, const Init& init,
+                 bool required) override {
+    const bool there = std::ranges::any_of(
+        names, [&](const std::string& n) { return source_->contains(n); });
+    const at::Tensor stored =
+        there ? source_->stored(names, shape) : at::Tensor();
+    if (stored.defined()) return stored.to(dtype(shape));
+    const at::Tensor made = source_->get(names, shape, init, required);
+    return made.defined() ? made.to(dtype(shape)) : made;
+  }
+
+  bool contains(std::string_view name) const override {
+    return source_->contains(name);
+  }
+  at::Tensor stored(const std::vector<std::string>& names,
+                    const std::vector<std::int64_t>& shape) override {
+    return source_->stored(names, shape);
+  }
+  bool same(const std::string& name, const std::vector<std::string>& others,
+            const std::vector<std::int64_t>& shape) override {
+    return source_->same(name, others, shape);
+  }
+  std::vector<std::string> files() const override { return source_->files(); }
+
+ private:
+  std::shared_ptr<TensorSource> source_;
+};
+
 }  // namespace
+
+at::ScalarType TensorSource::dtype(const std::vector<std::int64_t>&) const {
+  return at::kFloat;
+}
+
+std::unique_ptr<TensorSource> bf16_matrices(
+    std::shared_ptr<TensorSource> source) {
+  return std::make_unique<Bf16Matrices>(std::move(source));
+}
 
 std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,
                                              std::string_view prefix) {

@@ -21,8 +21,10 @@ struct Init {  // of a tensor that is not in any file
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
-  // fp32 [shape], writable without touching what other processes see. The
-  // first of `names` (HF on-disk names, the canonical one first, then older
+  // What get() gives for a tensor of this shape.
+  virtual at::ScalarType dtype(const std::vector<std::int64_t>& shape) const;
+  // dtype(shape) [shape], writable without touching what other processes see.
+  // The first of `names` (HF on-disk names, the canonical one first, then older
   // spellings) that exists. Throws UsageError (file, name, shape found and
   // expected). Undefined tensor when none exists and `required` is false.
   virtual at::Tensor get(const std::vector<std::string>& names,
@@ -52,6 +54,9 @@ class TensorSource {
 // the architecture's prefix ("bert.") are found too.
 std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,
                                              std::string_view prefix);
+// The same with matrices rounded to bf16; what is bf16 in its file is mapped.
+std::unique_ptr<TensorSource> bf16_matrices(
+    std::shared_ptr<TensorSource> source);
 // Values are a function of (seed, name) alone, and of this version: it goes up
 // when the same seed gives other values.
 inline constexpr int kRandomSourceVersion = 1;

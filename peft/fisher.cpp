@@ -89,7 +89,7 @@ std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
       for (std::size_t i = 0; i < scores.size(); ++i) {
         at::Tensor& grad = leaves.tensors()[i].mutable_grad();
         if (!grad.defined()) continue;  // the loss does not reach it
-        const at::Tensor g = grad.contiguous();
+        const at::Tensor g = grad.contiguous().to(at::kFloat);
         add_squares(scores[i].mutable_data_ptr<float>(),
                     g.const_data_ptr<float>(), g.numel(),
                     static_cast<float>(weight));

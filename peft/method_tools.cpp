@@ -61,7 +61,7 @@ void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot) {
   e.shape = s.frozen.sizes().vec();
   e.group = decay_group(builder, e.shape.size());
   e.head = s.head;
-  builder.add(std::move(e), s.frozen);
+  builder.add(std::move(e), s.frozen.to(at::kFloat));
 }
 
 void declare_head(DeltaBuilder& builder, const Backbone& backbone) {
@@ -85,8 +85,9 @@ at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
                    [&](const auto& item) { return item.first == slot; });
   if (it != merged.end()) return it->second;
   const Parameters::Slot& s = backbone.parameters().slot(slot);
-  merged.emplace_back(slot,
-                      (s.leaf.defined() ? s.leaf.detach() : s.frozen).clone());
+  const at::Tensor now = s.leaf.defined() ? s.leaf.detach() : s.frozen;
+  merged.emplace_back(slot, now.to(at::kFloat, /*non_blocking=*/false,
+                                   /*copy=*/true));
   return merged.back().second;
 }
 

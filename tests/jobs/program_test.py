@@ -61,6 +61,29 @@ class Program(unittest.TestCase):
         self.assertGreater(summary["sent_bytes"],
                            150 * summary["predicted_sent_bytes_per_step"])
 
+    def test_a_backbone_of_bf16_matrices_trains_as_one_of_fp32(self):
+        for method in ({"method": "lora", "r": 4},
+                       {"method": "fish_mask", "density": 0.05,
+                        "samples": 32}):
+            last = {}
+            for dtype in ("fp32", "bf16"):
+                folder = tiny.fresh_output(dtype)
+                config = tiny.config(
+                    dtype, folder, peft=[method],
+                    model={"path": tiny.bert(), "dtype": dtype},
+                    train={"steps": 40, "lr": 5e-3, "eval_every": 40})
+                result = jobs.run(["train", config], 2)
+                self.assertEqual(result.status, 0, result.err)
+                last[dtype] = jobs.metrics(folder, "eval")[-1]["metrics"]
+            self.assertNotEqual(last["bf16"]["loss"], last["fp32"]["loss"])
+            self.assertAlmostEqual(last["bf16"]["loss"], last["fp32"]["loss"],
+                                   delta=0.02)
+            again = json.loads(self.ok(
+                "eval", config, "--json", "--delta",
+                os.path.join(folder, "checkpoints", "step-40")))
+            self.assertAlmostEqual(again["metrics"]["loss"],
+                                   last["bf16"]["loss"], delta=5e-3)
+
     def test_eval_repeats_the_last_evaluation(self):
         """On one rank what two ranks found, to rounding."""
         delta = os.path.join(self.folder, "checkpoints", "step-150")

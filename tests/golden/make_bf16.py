@@ -1,0 +1,68 @@
+"""Golden data of LoRA on a backbone with bf16 matrices: HF peft on the tiny
+models, where every frozen matrix is rounded to bf16, every frozen linear layer
+multiplies in bf16 (torch's kernel: fp32 sums, one rounding of the product), and
+everything else is fp32."""
+
+import json
+
+import peft
+import torch
+
+from common import HERE
+from common_peft import load, noise, run, write
+
+
+def in_bf16(layer):
+    weight = layer.weight.detach().bfloat16()
+
+    def forward(x):
+        y = torch.nn.functional.linear(x.bfloat16(), weight).float()
+        return y if layer.bias is None else y + layer.bias
+
+    return forward
+
+
+def make(name, model_name, config, **lora):
+    model, batch = load(model_name)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if p.dim() == 2 and not key.startswith("classifier"):
+                p.copy_(p.bfloat16())
+    for key, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and key != "classifier":
+            module.forward = in_bf16(module)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(lora_dropout=0.0, **lora)
+    ).eval()
+    g = torch.Generator().manual_seed(len(name))
+    trained = {}
+    with torch.no_grad():
+        for key, p in adapted.named_parameters():
+            if not p.requires_grad or "modules_to_save" in key:
+                continue
+            p.copy_(noise(p.shape, g, 0.08))
+            trained[key.replace(".default", "")] = p
+    logits = run(adapted, batch)
+    write(name, model_name, "lora", config, logits, trained)
+    about = HERE / name / "adapter.json"
+    adapter = json.loads(about.read_text())
+    adapter["dtype"] = "bf16"
+    about.write_text(json.dumps(adapter, indent=2) + "\n")
+
+
+make(
+    "lora_bert_bf16",
+    "bert_classify",
+    {"r": 3, "alpha": 5, "train_head": False},
+    r=3,
+    lora_alpha=5,
+    task_type="SEQ_CLS",
+)
+make(
+    "lora_t5_bf16",
+    "t5_tied",
+    {"r": 5, "alpha": 7},
+    r=5,
+    lora_alpha=7,
+    task_type="SEQ_2_SEQ_LM",
+)
