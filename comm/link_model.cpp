@@ -58,6 +58,9 @@ bool in_blocks(std::span<const int> hosts) {
 // One small exchange must not cost more bytes than this share saves.
 constexpr std::int64_t kLeastBucket = 32 * 1024;
 constexpr double kStartupShare = 0.1;
+// What a rank receives at most to measure its link; more than one message each
+// way where there are many ranks.
+constexpr double kProbeBytes = 1 << 20;
 
 }  // namespace
 
@@ -147,15 +150,17 @@ LinkModel measure_link(Communicator& comm, double seconds) {
     link.alpha = std::max(1e-9, times[times.size() / 2] / hops);
     // Rank 0's clock says for all when it is enough.
     std::int64_t goes_on = 1;
+    double received = 0;
     for (std::int64_t count = 4096 * ranks; goes_on != 0; count *= 2) {
       at::Tensor data = at::zeros({count});
       const double took = seconds_of([&] { ring(data); });
       const double chunk = 4.0 * static_cast<double>(count) / ranks;
       link.beta = std::max(
           1e-12, (took - hops * link.alpha) / (hops * chunk) - link.gamma / 2);
+      received += hops * chunk;
       goes_on = Seconds(std::chrono::steady_clock::now() - begin).count() <
                     seconds / 2 &&
-                count < (1 << 22);
+                received + 2 * hops * chunk <= kProbeBytes;
       const auto said = comm.broadcast_bytes(
           comm.rank() == 0 ? std::as_bytes(std::span(&goes_on, 1))
                            : std::span<const std::byte>(),

@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly preset=${THINWIRE_PRESET:-release}
 readonly packages=(
   g++ cmake ninja-build ccache mold pkg-config
-  libopenmpi-dev openmpi-bin libhdf5-dev zlib1g-dev libxxhash-dev
+  libopenmpi-dev openmpi-bin libhdf5-dev zlib1g-dev libxxhash-dev libjemalloc-dev
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
   libgtest-dev libgmock-dev python3-venv iproute2)
 
