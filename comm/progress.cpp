@@ -39,6 +39,7 @@ void ProgressThread::run() {
       awaken_ = false;
     }
     auto moved = SteadyClock::now();
+    SteadyClock::duration between{};  // the last two movements
     for (;;) {
       bool idle = false;
       auto now = SteadyClock::now();
@@ -46,7 +47,11 @@ void ProgressThread::run() {
         const std::lock_guard lock(fleet_mutex_);
         if (taken_ || error_) break;
         try {
-          if (fleet_.advance()) moved = now = SteadyClock::now();
+          if (fleet_.advance()) {
+            now = SteadyClock::now();
+            between = now - moved;
+            moved = now;
+          }
           if (now - moved > std::chrono::milliseconds(1)) fleet_.look(now);
           idle = fleet_.idle();
         } catch (...) {
@@ -56,11 +61,12 @@ void ProgressThread::run() {
       }
       if (idle) break;
       if (now == moved) continue;
-      // A small part of the time that nothing came for: the core is left to
-      // who computes, and a message waits little longer than it took.
+      // A small part of the time that a message takes here, or that nothing
+      // came for: the core is left to who computes, and a message waits little
+      // longer than it took.
       std::this_thread::sleep_for(std::clamp<SteadyClock::duration>(
-          (now - moved) / 8, std::chrono::microseconds(20),
-          std::chrono::microseconds(500)));
+          std::max(between, now - moved) / 8, std::chrono::microseconds(20),
+          std::chrono::milliseconds(2)));
       const std::lock_guard lock(mutex_);
       if (stop_) return;
     }
