@@ -13,228 +13,7 @@ namespace thinwire {
 namespace {
 
 using enum FieldType;
-constexpr bool kSpeed = true;
-constexpr bool kResults = false;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kMaxCount = 9007199254740992.0;  // 2^53, exact in a double
-
-constexpr SectionField kModel[] = {
-    {{"path", kString, "~", "a Hugging Face folder: config.json + safetensors"},
-     kResults},
-    {{"config", kString, "~", "config.json of a model with random weights"},
-     kResults},
-    {{"init", kString, "random", "initial weights of model.config"},
-     kResults,
-     0,
-     0,
-     "random"},
-    {{"seed", kInt, "1", "of random weights"}, kResults, 0, kMaxCount},
-    {{"dtype", kString, "fp32", "of the backbone's matrices"},
-     kResults,
-     0,
-     0,
-     "fp32 | bf16"},
-    {{"cache", kString, "~", "folder for prepared weights (~: the user's)"},
-     kSpeed},
-};
-
-constexpr SectionField kData[] = {
-    {{"train", kString, "~", "folder of shards to train on"}, kResults},
-    {{"eval", kString, "~", "folder of shards to evaluate on"}, kResults},
-    {{"batch_size", kInt, "32", "samples per rank and micro-batch"},
-     kResults,
-     1,
-     1 << 20},
-    {{"max_tokens", kInt, "~",
-      "longest input allowed, tokens (~: the model's)"},
-     kResults,
-     1,
-     1 << 20},
-    {{"seed", kInt, "1", "of the order of samples"}, kResults, 0, kMaxCount},
-    {{"bucket_window", kInt, "2048", "samples sorted by length together"},
-     kResults,
-     0,
-     1 << 24},
-    {{"queue_batches", kInt, "4", "batches read ahead"}, kSpeed, 1, 1024},
-};
-
-constexpr SectionField kTrain[] = {
-    {{"steps", kInt, "0", "optimizer steps (0: epochs decides)"},
-     kResults,
-     0,
-     kMaxCount},
-    {{"epochs", kFloat, "0", "passes over the data (0: steps decides)"},
-     kResults,
-     0,
-     1e6},
-    {{"accumulation", kInt, "1", "micro-batches per step"},
-     kResults,
-     1,
-     1 << 20},
-    {{"lr", kFloat, "1e-3", "peak learning rate"}, kResults, 0, 1e6},
-    {{"optimizer", kString, "adamw", "optimizer"},
-     kResults,
-     0,
-     0,
-     "adamw | sgd"},
-    {{"beta1", kFloat, "0.9", "AdamW: decay of the mean"}, kResults, 0, 1},
-    {{"beta2", kFloat, "0.999", "AdamW: decay of the square"}, kResults, 0, 1},
-    {{"epsilon", kFloat, "1e-8", "AdamW: added to the root"}, kResults, 0, 1},
-    {{"momentum", kFloat, "0", "SGD: momentum"}, kResults, 0, 1},
-    {{"nesterov", kBool, "false", "SGD: Nesterov's momentum"}, kResults},
-    {{"weight_decay", kFloat, "0", "decoupled weight decay, per unit of lr"},
-     kResults,
-     0,
-     1e6},
-    {{"clip", kFloat, "1.0", "largest gradient norm (0: no clipping)"},
-     kResults,
-     0,
-     1e30},
-    {{"schedule", kString, "linear", "learning rate after the warm-up"},
-     kResults,
-     0,
-     0,
-     "linear | cosine | constant"},
-    {{"warmup", kInt, "0", "steps of linear warm-up"}, kResults, 0, kMaxCount},
-    {{"dropout", kFloat, "~", "dropout probability (~: the model's own)"},
-     kResults,
-     0,
-     0.999},
-    {{"seed", kInt, "1", "of dropout and initial values"},
-     kResults,
-     0,
-     kMaxCount},
-    {{"deterministic", kBool, "false", "the same bits for 1, 2, 4 … ranks"},
-     kResults},
-    {{"virtual_shards", kInt, "8", "deterministic: parts of a global batch"},
-     kResults,
-     1,
-     4096},
-    {{"state_policy", kString, "drop",
-      "optimizer state when the layout of the delta changes"},
-     kResults,
-     0,
-     0,
-     "carry | reset | drop"},
-    {{"max_skips", kInt, "10",
-      "steps in a row with a non-finite gradient that end the run"},
-     kResults,
-     1,
-     kMaxCount},
-    {{"eval_every", kInt, "0", "steps between evaluations (0: at the end)"},
-     kResults,
-     0,
-     kMaxCount},
-    {{"eval_samples", kInt, "0", "samples of each evaluation (0: all)"},
-     kResults,
-     0,
-     kMaxCount},
-    {{"eval_at_start", kBool, "false", "evaluate before the first step"},
-     kResults},
-    {{"metric", kString, "~", "what best/ and patience follow (~: the task's)"},
-     kResults},
-    {{"patience", kInt, "0", "evaluations without gain that end it (0: off)"},
-     kResults,
-     0,
-     kMaxCount},
-    {{"eval_batch_size", kInt, "0", "samples per rank (0: data.batch_size)"},
-     kSpeed,
-     0,
-     1 << 20},
-    {{"checkpoint_every", kInt, "0",
-      "steps between checkpoints (0: at the end)"},
-     kSpeed,
-     0,
-     kMaxCount},
-    {{"keep", kInt, "2", "checkpoints kept beside best/"},
-     kSpeed,
-     1,
-     kMaxCount},
-    {{"log_every", kInt, "10", "steps between lines of metrics.jsonl"},
-     kSpeed,
-     1,
-     kMaxCount},
-    {{"threads", kInt, "~", "threads per rank (~: cores / ranks of the host)"},
-     kSpeed,
-     1,
-     4096},
-};
-
-constexpr SectionField kComm[] = {
-    {{"backend", kString, "auto", "auto is mpi under mpirun, else self"},
-     kSpeed,
-     0,
-     0,
-     "auto | self | mpi"},
-    {{"codec", kString, "fp32", "of numbers on the wire"},
-     kResults,
-     0,
-     0,
-     "fp32 | bf16 | int8"},
-    {{"error_feedback", kBool, "true",
-      "what a codec rounds off is added at the next exchange"},
-     kResults},
-    {{"sync_every", kInt, "1",
-      "steps between exchanges (1: gradients; more: steps of each rank's own)"},
-     kResults,
-     1,
-     kMaxCount},
-    {{"outer_lr", kFloat, "1", "sync_every > 1: of the merged difference"},
-     kResults,
-     0,
-     1e6},
-    {{"outer_momentum", kFloat, "0", "sync_every > 1: Nesterov's, at merges"},
-     kResults,
-     0,
-     0.9999},
-    {{"workers", kString, "identical",
-      "what the ranks move: all the same numbers, or each a share"},
-     kResults,
-     0,
-     0,
-     "identical | disjoint"},
-    {{"exchange", kString, "delta",
-      "what is sent: the delta; the whole backbone, then masked; the largest"},
-     kResults,
-     0,
-     0,
-     "delta | dense | top_k"},
-    {{"density", kFloat, "0.01", "exchange: top_k: share of the delta sent"},
-     kResults,
-     1e-6,
-     1},
-    {{"algorithm", kString, "auto", "of the all-reduce"},
-     kSpeed,
-     0,
-     0,
-     "auto | doubling | halving_doubling | ring | two_level | mpi"},
-    {{"bucket_bytes", kInt, "0", "of fp32 sent together (0: from the link)"},
-     kSpeed,
-     0,
-     kMaxCount},
-    {{"overlap", kBool, "true", "buckets go while backward still runs"},
-     kSpeed},
-    {{"trace", kBool, "false",
-      "times of each exchange in exchange-RANK.jsonl of the run folder"},
-     kSpeed},
-    {{"timeout", kFloat, "120",
-      "seconds that a rank waits for one that still computes"},
-     kSpeed,
-     0.01,
-     1e6},
-    {{"silence", kFloat, "5",
-      "seconds after which a rank that is stopped or cut off ends the run"},
-     kSpeed,
-     0.5,
-     1e6},
-};
-
-constexpr Section kSections[] = {
-    {"model", "the backbone that does not move", kModel},
-    {"data", "shards made by data/prepare.py", kData},
-    {"train", "the loop", kTrain},
-    {"comm", "the exchange between ranks", kComm},
-};
 
 std::string_view type_name(FieldType type) {
   switch (type) {
@@ -363,10 +142,8 @@ void print_field(std::string& out, std::string_view indent, const Field& f,
 
 }  // namespace
 
-std::span<const Section> config_sections() { return kSections; }
-
 const Section& config_section(std::string_view name) {
-  for (const Section& section : kSections) {
+  for (const Section& section : config_sections()) {
     if (section.name == name) return section;
   }
   fail<InternalError>("no config section {}", name);
@@ -429,10 +206,10 @@ std::string config_help() {
       "unset):\n\n"
       "about                              what the run is for\n"
       "output             (required)      run folder\n";
-  for (const bool speed : {kResults, kSpeed}) {
+  for (const bool speed : {false, true}) {
     out += speed ? "\n--- keys that change speed alone ---\n"
                  : "\n--- keys that change results ---\n";
-    for (const Section& section : kSections) {
+    for (const Section& section : config_sections()) {
       std::string body;
       for (const SectionField& f : section.fields) {
         if (f.speed == speed) print_field(body, "  ", f.field, f.choices);

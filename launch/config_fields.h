@@ -14,6 +14,8 @@
 
 namespace thinwire {
 
+inline constexpr double kMaxCount = 9007199254740992.0;  // 2^53, in a double
+
 struct SectionField {
   Field field;
   bool speed = false;  // changes speed, not results
