@@ -23,7 +23,8 @@ LinkModel or_planning_values(const LinkModel& link) noexcept;
 
 // Small messages, then ever longer ones around the ring of ranks, until about
 // `seconds` have passed or a rank has received 1 MB: the last ones count, so
-// that what a link's buffers swallow at first does not. Blocks on all ranks; equal on all ranks.
+// that what a link's buffers swallow at first does not. Blocks on all ranks;
+// equal on all ranks.
 LinkModel measure_link(Communicator& comm, double seconds = 0.2);
 
 // Seconds of one all-reduce of so many bytes on the wire. Neither kAuto nor

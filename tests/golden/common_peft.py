@@ -48,12 +48,14 @@ def noise(shape, generator, scale=0.2):
     return scale * torch.randn(shape, generator=generator)
 
 
-def write(name, model_name, method, config, logits, trained, more=None):
-    """trained: entry name -> tensor with its gradient."""
+def write(
+    name, model_name, method, config, logits, trained, more=None, **also
+):
+    """trained: entry name -> tensor with its gradient; also: of adapter.json."""
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    about = {"model": model_name, "method": method, "config": config}
+    about = {"model": model_name, "method": method, "config": config, **also}
     (folder / "adapter.json").write_text(json.dumps(about, indent=2) + "\n")
     tensors = {"logits": logits, **(more or {})}
     for key, p in trained.items():

@@ -3,12 +3,9 @@ models, where every frozen matrix is rounded to bf16, every frozen linear layer
 multiplies in bf16 (torch's kernel: fp32 sums, one rounding of the product), and
 everything else is fp32."""
 
-import json
-
 import peft
 import torch
 
-from common import HERE
 from common_peft import load, noise, run, write
 
 
@@ -43,11 +40,7 @@ def make(name, model_name, config, **lora):
             p.copy_(noise(p.shape, g, 0.08))
             trained[key.replace(".default", "")] = p
     logits = run(adapted, batch)
-    write(name, model_name, "lora", config, logits, trained)
-    about = HERE / name / "adapter.json"
-    adapter = json.loads(about.read_text())
-    adapter["dtype"] = "bf16"
-    about.write_text(json.dumps(adapter, indent=2) + "\n")
+    write(name, model_name, "lora", config, logits, trained, dtype="bf16")
 
 
 make(
