@@ -1,7 +1,9 @@
+#include "dist/declare.h"
+
 #include <algorithm>
+#include <cstdint>
 
 #include "base/error.h"
-#include "dist/evaluate.h"
 
 namespace thinwire {
 
@@ -28,6 +30,19 @@ void attach_delta(Backbone& backbone,
   backbone.parameters().freeze_all();
   delta.bind(backbone.parameters());
   for (const auto& method : methods) method->attach(backbone, delta);
+}
+
+std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
+                       std::int64_t step) {
+  std::int64_t end = INT64_MAX;
+  for (const auto& method : methods) {
+    const auto boundary = method->next_boundary(step);
+    if (!boundary) continue;
+    THINWIRE_ASSERT(*boundary > step, "{}: boundary {} after step {}",
+                    method->id(), *boundary, step);
+    end = std::min(end, *boundary);
+  }
+  return end;
 }
 
 }  // namespace thinwire

@@ -26,24 +26,4 @@ std::vector<Prediction> predict(Communicator& comm, Backbone& backbone,
                                 Task& task, const ShardFolder& folder,
                                 const EvalOptions& options);
 
-// Declares, agrees, binds and attaches all methods: what run_training does
-// before step 1 and `eval`, `predict`, `mask`, `inspect` do alone. scoring may
-// be null (counts only).
-Delta declare_delta(Backbone& backbone,
-                    std::vector<std::unique_ptr<Method>>& methods,
-                    const DeclareContext& context);
-void attach_delta(Backbone& backbone,
-                  std::vector<std::unique_ptr<Method>>& methods,
-                  const Delta& delta);
-
-// Scoring over the run's training data, for declare_delta (`mask`, trainer).
-// alone: every rank scores all examples, so that sums do not depend on how many
-// ranks there are; else each its part.
-std::unique_ptr<Scoring> make_scoring(Communicator& comm, Backbone& backbone,
-                                      Task& task,
-                                      std::shared_ptr<const ShardFolder> train,
-                                      std::uint64_t data_seed,
-                                      TrainObserver* observer,
-                                      bool alone = false);
-
 }  // namespace thinwire

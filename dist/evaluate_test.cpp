@@ -1,3 +1,4 @@
+#include "dist/declare.h"
 #include "dist/evaluate.h"
 
 #include <gmock/gmock.h>

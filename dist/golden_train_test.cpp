@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "dist/evaluate.h"
+#include "dist/declare.h"
 #include "dist/testing.h"
 #include "models/safetensors.h"
 #include "tests/harness/golden.h"

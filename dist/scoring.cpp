@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "comm/communicator.h"
-#include "dist/evaluate.h"
+#include "dist/declare.h"
 #include "dist/together.h"
 
 namespace thinwire {

@@ -13,11 +13,13 @@
 #include "comm/watch.h"
 #include "dist/buffers.h"
 #include "dist/checkpoint.h"
+#include "dist/declare.h"
 #include "dist/durable.h"
 #include "dist/evaluate.h"
 #include "dist/optimizer.h"
 #include "dist/options.h"
 #include "dist/ownership.h"
+#include "dist/pace.h"
 #include "dist/resume.h"
 #include "dist/run_state.h"
 #include "dist/step.h"
@@ -38,23 +40,6 @@ constexpr std::int64_t kDigestEvery = 100;
 std::span<const std::byte> bytes_of(const at::Tensor& t) {
   return {static_cast<const std::byte*>(t.const_data_ptr()),
           static_cast<std::size_t>(t.nbytes())};
-}
-
-std::string digest_of(std::string_view text) {
-  return hash128(std::as_bytes(std::span(text.data(), text.size()))).hex();
-}
-
-std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
-                       std::int64_t step) {
-  std::int64_t end = INT64_MAX;
-  for (const auto& method : methods) {
-    const auto boundary = method->next_boundary(step);
-    if (!boundary) continue;
-    THINWIRE_ASSERT(*boundary > step, "{}: boundary {} after step {}",
-                    method->id(), *boundary, step);
-    end = std::min(end, *boundary);
-  }
-  return end;
 }
 
 class Trainer {
@@ -86,6 +71,7 @@ class Trainer {
   void save(const std::string& folder, const NamedTensors& optimizer);
   void checkpoint();
   void after(const StepOutcome& outcome);
+  void compare_pace(const StepOutcome& outcome);
   bool out_of_patience() const {
     return options_.patience > 0 && state_.stale >= options_.patience;
   }
@@ -103,6 +89,7 @@ class Trainer {
   std::optional<Optimizer> optimizer_;
   std::unique_ptr<Loader> loader_;
   std::optional<Stepper> stepper_;
+  PaceWatch pace_;
   std::int64_t saved_step_ = -1;  // of the newest checkpoint
   std::int64_t values_checked_ = 0;
   std::int64_t sent_before_ = 0;  // bytes: by this rank before it was resumed,
@@ -111,7 +98,8 @@ class Trainer {
 
 // Whatever could differ between ranks differs here, before step 1.
 void Trainer::agree_on_inputs() {
-  agree(comm_, "the configuration", digest_of(run_.config_text));
+  agree(comm_, "the configuration",
+        hash128(std::as_bytes(std::span(run_.config_text))).hex());
   agree(comm_, "the backbone", run_.identity.hex());
   agree(comm_, "whether to resume", run_.resume ? "resume" : "new run");
   together(comm_, [&] {
@@ -327,6 +315,15 @@ void Trainer::after(const StepOutcome& outcome) {
   }
 }
 
+void Trainer::compare_pace(const StepOutcome& outcome) {
+  pace_.count(outcome.record);
+  if (!outcome.exchanged) return;
+  const std::string slow = pace_.compare(comm_);
+  if (!slow.empty()) {
+    observer_.warn(fmt::format("step {}: {}", state_.step, slow));
+  }
+}
+
 TrainSummary Trainer::train() {
   const auto begin = Clock::now();
   const auto elapsed = [&] {
@@ -394,6 +391,7 @@ TrainSummary Trainer::train() {
         state_.step,
         next == steps_ || next == phase_end(*run_.methods, state_.phase_step));
     after(outcome);
+    compare_pace(outcome);
     if (outcome.exchanged &&
         state_.step / kDigestEvery > values_checked_ / kDigestEvery) {
       check_values();

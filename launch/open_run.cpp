@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "dist/checkpoint.h"
-#include "dist/evaluate.h"
+#include "dist/declare.h"
 #include "launch/job.h"
 #include "models/tensor_source.h"
 

@@ -8,7 +8,7 @@
 #include "comm/codec.h"
 #include "comm/reducer.h"
 #include "dist/bucket_plan.h"
-#include "dist/evaluate.h"
+#include "dist/declare.h"
 #include "dist/options.h"
 #include "launch/progress.h"
 

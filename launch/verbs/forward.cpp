@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
-#include "dist/evaluate.h"
+#include "dist/declare.h"
 #include "launch/config_fields.h"
 #include "launch/job.h"
 #include "launch/open_run.h"

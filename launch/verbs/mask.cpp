@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
-#include "dist/evaluate.h"
+#include "dist/declare.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/progress.h"

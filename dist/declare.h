@@ -1,0 +1,37 @@
+// From methods to a delta and its place in the backbone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "dist/trainer.h"
+
+namespace thinwire {
+
+// Declares, agrees, binds and attaches all methods: what run_training does
+// before step 1 and `eval`, `predict`, `mask`, `inspect` do alone. scoring may
+// be null (counts only).
+Delta declare_delta(Backbone& backbone,
+                    std::vector<std::unique_ptr<Method>>& methods,
+                    const DeclareContext& context);
+void attach_delta(Backbone& backbone,
+                  std::vector<std::unique_ptr<Method>>& methods,
+                  const Delta& delta);
+
+// The first step after `step` at which some method declares anew; INT64_MAX:
+// none does.
+std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
+                       std::int64_t step);
+
+// Scoring over the run's training data, for declare_delta (`mask`, trainer).
+// alone: every rank scores all examples, so that sums do not depend on how many
+// ranks there are; else each its part.
+std::unique_ptr<Scoring> make_scoring(Communicator& comm, Backbone& backbone,
+                                      Task& task,
+                                      std::shared_ptr<const ShardFolder> train,
+                                      std::uint64_t data_seed,
+                                      TrainObserver* observer,
+                                      bool alone = false);
+
+}  // namespace thinwire
