@@ -21,8 +21,8 @@ import common
 
 sys.path.insert(0, common.ROOT)  # for tests.harness
 # pylint: disable=wrong-import-position
-from exchange_rows import (fish, latency, memory, overlap, payload,  # noqa
-                           setting, startup)
+from exchange_rows import (fish, guard, latency, memory, overlap,  # noqa
+                           payload, setting, startup)
 from tests.harness import netns
 
 # Row: module, what is measured, minutes on two quiet cores.
@@ -32,6 +32,7 @@ ROWS = {
     "latency": (latency, "small all-reduces against gloo and MPI", 3),
     "overlap": (overlap, "exposed communication, LoRA at 10 Mbit/s", 6),
     "startup": (startup, "bytes received before step 1", 2),
+    "guard": (guard, "what the guard adds to a step", 2),
     "memory": (memory, "PSS of two ranks, T5-base LoRA", 4),
 }
 

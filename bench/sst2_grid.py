@@ -54,7 +54,7 @@ def prepare(args, model):
                  "--output", out], check=True)
 
 
-def run(args, model, method, lr, steps, seed):
+def run(args, model, method, lr, steps, seed, comm="{}"):
     folder = os.path.join(args.work, "run")
     shutil.rmtree(folder, ignore_errors=True)
     path = os.path.join(args.work, "run.yaml")
@@ -67,6 +67,7 @@ peft: {METHODS[method][0]}
 train: {{steps: {steps}, lr: {lr}, warmup: 50, clip: 1.0, schedule: linear,
          eval_every: {steps // 2}, eval_samples: {args.eval_samples},
          eval_batch_size: 64, state_policy: carry, seed: {seed}}}
+comm: {comm}
 output: {folder}
 """)
     begin = time.time()

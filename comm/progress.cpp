@@ -39,7 +39,7 @@ void ProgressThread::run() {
       awaken_ = false;
     }
     auto moved = SteadyClock::now();
-    SteadyClock::duration between{};  // the last two movements
+    SteadyClock::duration between{};  // two movements, the longest of late
     for (;;) {
       bool idle = false;
       auto now = SteadyClock::now();
@@ -49,7 +49,9 @@ void ProgressThread::run() {
         try {
           if (fleet_.advance()) {
             now = SteadyClock::now();
-            between = now - moved;
+            // Both ways of one message often end together: a maximum, that
+            // fades.
+            between = std::max(now - moved, between * 3 / 4);
             moved = now;
           }
           if (now - moved > std::chrono::milliseconds(1)) fleet_.look(now);

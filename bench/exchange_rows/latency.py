@@ -34,6 +34,30 @@ def gloo(setting, hosts):
         return s.finish_peers(running, out)
 
 
+def slowdown(setting, rate, size):
+    """Bursts as long as the largest packet of a card that segments by itself:
+    the kernel's segmentation for the link would run on the cores that
+    compute."""
+    with s.netns.Hosts(2, rate) as hosts:
+        s.probe(setting, hosts)
+        ours = bench_comm(setting, hosts,
+                          ["--paths", "trainer", "--algorithms", "auto",
+                           "--sizes", size, "--compute", COMPUTE_MS])
+        out = os.path.join(setting.scratch, "tcp.json")
+        with s.peers(setting, "tcp_beside_compute.py",
+                     ["--compute-ms", COMPUTE_MS, "--out", out],
+                     hosts=hosts) as running:
+            for process in running:
+                if process.wait(300) != 0:
+                    raise SystemExit("tcp_beside_compute.py failed")
+    tcp = []
+    for rank in range(2):
+        with open(f"{out}.{rank}") as f:
+            tcp.append(json.load(f))
+    return dict(rate=rate, bytes=size, ours=ours["slowdown"][0], tcp=tcp,
+                tcp_slowed=max(t["slowed"] for t in tcp))
+
+
 def run(setting):
     ours, theirs = [], []
     with s.rate_hosts(2) as hosts:
@@ -69,17 +93,10 @@ def run(setting):
                   beside=f"{worst['bytes']} B: {worst['trainer_us']:.0f}, MPI "
                          f"{worst['mpi_us']:.0f} µs"),
     ]
-    slow = []
-    for rate, size in SLOWDOWN:
-        with s.rate_hosts(2, rate) as hosts:
-            s.probe(setting, hosts)
-            record = bench_comm(setting, hosts,
-                                ["--paths", "trainer", "--algorithms", "auto",
-                                 "--sizes", size, "--compute", COMPUTE_MS])
-        slow.append(dict(record, rate=rate))
-        row = record["slowdown"][0]
+    slow = [slowdown(setting, rate, size) for rate, size in SLOWDOWN]
+    for row in slow:
         figures.append(s.at_most(
-            f"compute slowed by an exchange in flight, {rate}",
-            100 * row["slowed"], 3, " %", digits=2,
-            beside=f"in flight for {100 * row['in_flight']:.0f} % of it"))
+            f"compute slowed by an exchange in flight, {row['rate']}",
+            100 * row["ours"]["slowed"], 3, " %", digits=2,
+            beside=f"plain TCP streams: {100 * row['tcp_slowed']:.1f} %"))
     return figures, dict(table=table, ours=ours, gloo=theirs, slowdown=slow)

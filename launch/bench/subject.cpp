@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "comm/reducer.h"
+#include "ops/optimizer_pass.h"
 
 namespace thinwire {
 namespace {
@@ -39,7 +40,7 @@ class TrainerSubject : public Subject {
  public:
   TrainerSubject(Communicator& comm, const BenchCase& what,
                  const LinkModel& link, at::Tensor& vector)
-      : comm_(comm) {
+      : comm_(comm), vector_(vector) {
     ReducerOptions options;
     options.buckets = {{0, vector.numel(), what.codec}};
     options.algorithm = what.algorithm;
@@ -52,10 +53,12 @@ class TrainerSubject : public Subject {
   }
   void begin() override {
     reducer_->begin(sequence_);
+    squares_ = sum_of_squares(vector_.const_data_ptr<float>(), vector_.numel());
     reducer_->ready(0);
   }
   void finish() override {
     Guard guard;
+    guard.squares = static_cast<float>(squares_);
     guard.fingerprint = 0x7417;
     guard.flags = 1u << (comm_.rank() % kVoters);
     guard.loss = comm_.rank() + 1;
@@ -81,7 +84,9 @@ class TrainerSubject : public Subject {
 
  private:
   Communicator& comm_;
+  const at::Tensor& vector_;
   std::unique_ptr<Reducer> reducer_;
+  double squares_ = 0;
   std::uint64_t sequence_ = 0;
   ExchangeStats stats_;
   ByteCount bytes_;

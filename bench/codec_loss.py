@@ -1,0 +1,85 @@
+"""What comm.codec does to the loss of a trained model, MiniLM, 2 ranks.
+
+  .venv/bin/python bench/codec_loss.py --train TRAIN.tsv --eval DEV.tsv
+
+Every codec with the same seeds, those of one seed one after the other; the
+loss is the one over the evaluation set after the last step. A codec passes when
+its mean lies within two standard errors of fp32's. Runs that are already in the
+result file are not repeated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+
+import sst2_grid
+from common import ROOT, machine, save, table
+
+CODECS = ("fp32", "bf16", "int8")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--train", required=True)
+    p.add_argument("--eval", required=True)
+    p.add_argument("--columns", default="sentence,label")
+    p.add_argument("--work", default=os.path.join(ROOT, "build", "bench",
+                                                  "sst2"))
+    p.add_argument("--method", default="fish_no_pooler",
+                   choices=list(sst2_grid.METHODS))
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--steps", type=int, default=300)
+    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    p.add_argument("--eval-samples", type=int, default=3000)
+    p.add_argument("--name", default="codec_loss.json")
+    args = p.parse_args()
+    model = sst2_grid.minilm()
+    os.makedirs(args.work, exist_ok=True)
+    sst2_grid.prepare(args, model)
+    path = os.path.join(ROOT, "bench", "results", args.name)
+    runs = []
+    if os.path.exists(path):
+        with open(path) as f:
+            runs = json.load(f)["runs"]
+    wanted = [dict(codec=codec, method=args.method, lr=args.lr,
+                   steps=args.steps, seed=seed)
+              for seed in args.seeds for codec in CODECS]
+
+    def of(want):
+        return next((r for r in runs
+                     if all(r[key] == want[key] for key in want)), None)
+
+    for want in wanted:
+        if of(want) is not None:
+            continue
+        r = sst2_grid.run(args, model, args.method, args.lr, args.steps,
+                          want["seed"], comm=f"{{codec: {want['codec']}}}")
+        runs.append(dict(want, loss=r["evals"][-1][2], accuracy=r["accuracy"],
+                         sent_bytes=r["sent_bytes"], losses=r["losses"]))
+        print(f"{want['codec']} seed {want['seed']}: loss "
+              f"{runs[-1]['loss']:.4f}, accuracy {r['accuracy']:.4f}",
+              flush=True)
+        save(args.name, dict(machine=machine(), arguments=vars(args),
+                             runs=runs))
+
+    rows = [("codec", "loss", "standard error", "from fp32, in them",
+             "accuracy", "bytes of fp32's")]
+    plain = [of(w) for w in wanted if w["codec"] == "fp32"]
+    mean = statistics.mean(r["loss"] for r in plain)
+    error = statistics.stdev(r["loss"] for r in plain) / len(plain) ** 0.5
+    for codec in CODECS:
+        mine = [of(w) for w in wanted if w["codec"] == codec]
+        losses = [r["loss"] for r in mine]
+        rows.append((
+            codec, f"{statistics.mean(losses):.4f}",
+            f"{statistics.stdev(losses) / len(losses) ** 0.5:.4f}",
+            f"{(statistics.mean(losses) - mean) / error:+.2f}",
+            f"{statistics.mean(r['accuracy'] for r in mine):.4f}",
+            f"{sum(r['sent_bytes'] for r in mine) / sum(r['sent_bytes'] for r in plain):.3f}"))
+    table(rows)
+
+
+if __name__ == "__main__":
+    main()
