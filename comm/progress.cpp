@@ -68,7 +68,7 @@ void ProgressThread::run() {
       // longer than it took.
       std::this_thread::sleep_for(std::clamp<SteadyClock::duration>(
           std::max(between, now - moved) / 8, std::chrono::microseconds(20),
-          std::chrono::milliseconds(2)));
+          std::chrono::milliseconds(5)));
       const std::lock_guard lock(mutex_);
       if (stop_) return;
     }

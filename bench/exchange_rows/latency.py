@@ -8,9 +8,9 @@ import os
 from exchange_rows import setting as s
 
 SIZES = (4, 64, 256, 1024, 4096, 16384, 65536)
-COMPUTE_MS = 400
+COMPUTE_MS = 150
 # Payloads that are in flight for the whole of that compute.
-SLOWDOWN = (("10mbit", "1M"), ("100mbit", "8M"), ("1gbit", "64M"))
+SLOWDOWN = (("10mbit", "512K"), ("100mbit", "4M"), ("1gbit", "32M"))
 
 
 def bench_comm(setting, hosts, arguments):
@@ -45,7 +45,7 @@ def slowdown(setting, rate, size):
                            "--sizes", size, "--compute", COMPUTE_MS])
         out = os.path.join(setting.scratch, "tcp.json")
         with s.peers(setting, "tcp_beside_compute.py",
-                     ["--compute-ms", COMPUTE_MS, "--out", out],
+                     ["--compute-ms", COMPUTE_MS, "--rounds", 40, "--out", out],
                      hosts=hosts) as running:
             for process in running:
                 if process.wait(300) != 0:

@@ -75,7 +75,7 @@ def main():
     alone, beside = [], []
     for _ in range(args.rounds):
         flowing.clear()
-        time.sleep(1)  # until what is on its way has arrived
+        time.sleep(0.5)  # until what is on its way has arrived
         alone.append(work(products))
         flowing.set()
         time.sleep(0.3)
