@@ -109,9 +109,10 @@ void Parameters::freeze_all() {
   }
 }
 
-void Parameters::widen(int number) {
+at::Tensor Parameters::widen(int number) {
   at::Tensor& frozen = slots_[static_cast<std::size_t>(number)].frozen;
   frozen = frozen.to(at::kFloat);
+  return frozen;
 }
 
 std::int64_t Parameters::count(bool with_head) const {

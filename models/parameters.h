@@ -65,9 +65,9 @@ class Parameters {
   void set_computed(int slot,
                     std::function<at::Tensor(const ForwardContext&)> compute);
   void freeze_all();  // every slot back to frozen
-  // A frozen tensor that exact numbers are to be written into: an fp32 copy
-  // takes the place of a bf16 one.
-  void widen(int slot);
+  // The slot's frozen tensor, for exact numbers to be written into: an fp32
+  // copy takes the place of a bf16 one.
+  at::Tensor widen(int slot);
 
   std::int64_t count(bool with_head = true) const;  // numbers in all slots
   // The backbone's identity: (name, shape, dtype, digest of the bytes) of every

@@ -49,9 +49,7 @@ void hash_group(Hasher& h, const DeltaGroup& g) {
 // What earlier phases left, into the frozen weights.
 void write_residue(const std::string& target, const Residue& residue,
                    Parameters& parameters) {
-  const int slot = parameters.require(target);
-  parameters.widen(slot);
-  at::Tensor frozen = parameters.slot(slot).frozen;
+  const at::Tensor frozen = parameters.widen(parameters.require(target));
   if (residue.index.defined()) {
     const Positions at(residue.index);
     for (std::int64_t i = 0; i < at.size(); ++i) {
@@ -154,9 +152,7 @@ void Delta::bind(Parameters& parameters) const {
     if (entries_[i].kind == EntryKind::kDense) {
       parameters.set_leaf(slots[i], leaves_[i]);
     } else {
-      parameters.widen(slots[i]);
-      write_masked(parameters.slot(slots[i]).frozen, leaves_[i],
-                   entries_[i].index);
+      write_masked(parameters.widen(slots[i]), leaves_[i], entries_[i].index);
       parameters.set_masked(slots[i], leaves_[i], entries_[i].index);
     }
   }
@@ -177,10 +173,7 @@ void Delta::unbind(Parameters& parameters) const {
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const DeltaEntry& e = entries_[i];
     if (e.kind != EntryKind::kDense || e.target.empty()) continue;
-    const int slot = parameters.require(e.target);
-    parameters.widen(slot);
-    at::Tensor frozen = parameters.slot(slot).frozen;
-    frozen.copy_(leaves_[i]);
+    parameters.widen(parameters.require(e.target)).copy_(leaves_[i]);
   }
   parameters.freeze_all();
 }
