@@ -29,7 +29,7 @@ METHODS = {
                       "remask_every: 100}]", [5e-4, 1e-3]),
     "fish_remasked_no_pooler": (
         "[{method: fish_mask, density: 0.005, samples: 256, "
-        "exclude: [pooler], remask_every: 100}]", [5e-4, 1e-3]),
+        "exclude: [pooler], remask_every: 100}]", [2.5e-4, 5e-4, 1e-3]),
     "lora": ("[{method: lora, r: 8, alpha: 16, target_modules: all-linear}]",
              [5e-4, 1e-3, 2e-3]),
     "full": ("[{method: full}]", [5e-5, 1e-4, 2e-4]),
