@@ -124,6 +124,8 @@ int run_job(const std::function<int(Communicator&)>& body) {
   int rank = 0;
   try {
     if (started_by_mpi()) {
+      // A rank whose output nobody reads any more still says why in its log.
+      signal(SIGPIPE, SIG_IGN);
       // A rank whose launcher is killed must not live on.
       const pid_t launcher = getppid();
       prctl(PR_SET_PDEATHSIG, SIGKILL);
