@@ -66,18 +66,19 @@ def main():
 
     rows = [("codec", "loss", "standard error", "from fp32, in them",
              "accuracy", "bytes of fp32's")]
-    plain = [of(w) for w in wanted if w["codec"] == "fp32"]
-    mean = statistics.mean(r["loss"] for r in plain)
-    error = statistics.stdev(r["loss"] for r in plain) / len(plain) ** 0.5
+    plain = None
     for codec in CODECS:
         mine = [of(w) for w in wanted if w["codec"] == codec]
         losses = [r["loss"] for r in mine]
+        mean = statistics.mean(losses)
+        error = statistics.stdev(losses) / len(losses) ** 0.5
+        sent = sum(r["sent_bytes"] for r in mine)
+        plain = plain or (mean, error, sent)  # fp32 comes first
         rows.append((
-            codec, f"{statistics.mean(losses):.4f}",
-            f"{statistics.stdev(losses) / len(losses) ** 0.5:.4f}",
-            f"{(statistics.mean(losses) - mean) / error:+.2f}",
+            codec, f"{mean:.4f}", f"{error:.4f}",
+            f"{(mean - plain[0]) / plain[1]:+.2f}",
             f"{statistics.mean(r['accuracy'] for r in mine):.4f}",
-            f"{sum(r['sent_bytes'] for r in mine) / sum(r['sent_bytes'] for r in plain):.3f}"))
+            f"{sent / plain[2]:.3f}"))
     table(rows)
 
 
