@@ -8,41 +8,21 @@ its mean lies within two standard errors of fp32's. Runs that are already in the
 result file are not repeated.
 """
 
-import argparse
-import json
-import os
 import statistics
 
 import sst2_grid
-from common import ROOT, machine, save, table
+from common import machine, save, table
 
 CODECS = ("fp32", "bf16", "int8")
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--train", required=True)
-    p.add_argument("--eval", required=True)
-    p.add_argument("--columns", default="sentence,label")
-    p.add_argument("--work", default=os.path.join(ROOT, "build", "bench",
-                                                  "sst2"))
+    p = sst2_grid.parser(__doc__, 300, [1, 2, 3, 4, 5], "codec_loss.json")
     p.add_argument("--method", default="fish_no_pooler",
                    choices=list(sst2_grid.METHODS))
     p.add_argument("--lr", type=float, default=1e-3)
-    p.add_argument("--steps", type=int, default=300)
-    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    p.add_argument("--eval-samples", type=int, default=3000)
-    p.add_argument("--name", default="codec_loss.json")
     args = p.parse_args()
-    model = sst2_grid.minilm()
-    os.makedirs(args.work, exist_ok=True)
-    sst2_grid.prepare(args, model)
-    path = os.path.join(ROOT, "bench", "results", args.name)
-    runs = []
-    if os.path.exists(path):
-        with open(path) as f:
-            runs = json.load(f)["runs"]
+    model, runs = sst2_grid.begin(args)
     wanted = [dict(codec=codec, method=args.method, lr=args.lr,
                    steps=args.steps, seed=seed)
               for seed in args.seeds for codec in CODECS]

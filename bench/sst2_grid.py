@@ -87,29 +87,40 @@ output: {folder}
                 seconds=time.time() - begin)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__,
+def parser(description, steps, seeds, name):
+    """The arguments of a sweep over this data set; to be added to."""
+    p = argparse.ArgumentParser(description=description,
                                 formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--train", required=True)
     p.add_argument("--eval", required=True)
     p.add_argument("--columns", default="sentence,label")
     p.add_argument("--work", default=os.path.join(ROOT, "build", "bench",
                                                   "sst2"))
-    p.add_argument("--steps", type=int, default=600)
-    p.add_argument("--long", type=int, default=2000)
-    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    p.add_argument("--steps", type=int, default=steps)
+    p.add_argument("--seeds", type=int, nargs="+", default=seeds)
     p.add_argument("--eval-samples", type=int, default=3000)
-    p.add_argument("--methods", nargs="+", default=list(METHODS))
-    p.add_argument("--name", default="sst2_grid.json")
-    args = p.parse_args()
+    p.add_argument("--name", default=name)
+    return p
+
+
+def begin(args):
+    """The model's folder, and the runs that the result file has already."""
     model = minilm()
     os.makedirs(args.work, exist_ok=True)
     prepare(args, model)
     path = os.path.join(ROOT, "bench", "results", args.name)
-    runs = []
-    if os.path.exists(path):
-        with open(path) as f:
-            runs = json.load(f)["runs"]
+    if not os.path.exists(path):
+        return model, []
+    with open(path) as f:
+        return model, json.load(f)["runs"]
+
+
+def main():
+    p = parser(__doc__, 600, [1, 2, 3], "sst2_grid.json")
+    p.add_argument("--long", type=int, default=2000)
+    p.add_argument("--methods", nargs="+", default=list(METHODS))
+    args = p.parse_args()
+    model, runs = begin(args)
 
     def once(method, lr, steps, seed):
         for r in runs:

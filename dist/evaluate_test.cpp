@@ -1,4 +1,3 @@
-#include "dist/declare.h"
 #include "dist/evaluate.h"
 
 #include <gmock/gmock.h>
@@ -7,6 +6,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "dist/declare.h"
 #include "dist/testing.h"
 
 namespace thinwire {

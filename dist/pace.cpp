@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -17,8 +18,8 @@ namespace {
 constexpr double kBehind = 1.5;
 
 // What it is compared with, by total time: half the ranks are as fast.
-const Pace& middle(std::span<const Pace> ranks, std::vector<Pace>& sorted) {
-  sorted.assign(ranks.begin(), ranks.end());
+Pace middle(std::span<const Pace> ranks) {
+  std::vector<Pace> sorted(ranks.begin(), ranks.end());
   const auto at =
       sorted.begin() + static_cast<std::ptrdiff_t>((sorted.size() - 1) / 2);
   std::ranges::nth_element(sorted, at, {}, &Pace::total);
@@ -32,8 +33,7 @@ double Pace::total() const {
 }
 
 int find_straggler(std::span<const Pace> ranks) {
-  std::vector<Pace> sorted;
-  const double usual = middle(ranks, sorted).total();
+  const double usual = middle(ranks).total();
   const auto slowest = std::ranges::max_element(ranks, {}, &Pace::total);
   if (slowest->total() < kBehind * usual) return -1;
   return static_cast<int>(slowest - ranks.begin());
@@ -61,8 +61,7 @@ std::string PaceWatch::compare(Communicator& comm) {
   const int rank = find_straggler(ranks);
   if (std::exchange(named_, rank) == rank || rank < 0) return "";
   const Pace& slow = ranks[static_cast<std::size_t>(rank)];
-  std::vector<Pace> sorted;
-  const Pace& usual = middle(ranks, sorted);
+  const Pace usual = middle(ranks);
   std::size_t part = 0;
   for (std::size_t i = 1; i < Pace::kParts.size(); ++i) {
     if (slow.parts[i] - usual.parts[i] > slow.parts[part] - usual.parts[part]) {

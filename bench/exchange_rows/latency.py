@@ -47,13 +47,8 @@ def slowdown(setting, rate, size):
         with s.peers(setting, "tcp_beside_compute.py",
                      ["--compute-ms", COMPUTE_MS, "--rounds", 40, "--out", out],
                      hosts=hosts) as running:
-            for process in running:
-                if process.wait(300) != 0:
-                    raise SystemExit("tcp_beside_compute.py failed")
-    tcp = []
-    for rank in range(2):
-        with open(f"{out}.{rank}") as f:
-            tcp.append(json.load(f))
+            tcp = [s.finish_peers(running, f"{out}.{rank}")
+                   for rank in range(2)]
     return dict(rate=rate, bytes=size, ours=ours["slowdown"][0], tcp=tcp,
                 tcp_slowed=max(t["slowed"] for t in tcp))
 
