@@ -5,7 +5,6 @@
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/cat.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,6 +12,7 @@
 #include "base/nearest.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "ops/linear.h"
 
 namespace thinwire {
 
@@ -76,22 +76,6 @@ int Backbone::add_head_linear(std::string name, int weight, int bias,
        .bias = bias});
 }
 
-namespace {
-
-// A bf16 weight is multiplied by x rounded to bf16, sums are fp32, the product
-// is rounded to bf16 once; what surrounds it stays fp32.
-at::Tensor apply_linear(const at::Tensor& x, const at::Tensor& weight,
-                        const at::Tensor& bias) {
-  if (weight.scalar_type() == x.scalar_type()) {
-    return at::linear(x, weight, bias);
-  }
-  const at::Tensor y =
-      at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
-  return bias.defined() ? y.add(bias) : y;
-}
-
-}  // namespace
-
 at::Tensor Backbone::linear(int site, const at::Tensor& x,
                             const ForwardContext& ctx) {
   const Site& s = sites_[static_cast<std::size_t>(site)];
@@ -99,7 +83,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
   at::Tensor bias;
   if (s.bias >= 0) bias = parameters_.get(s.bias, ctx);
   const auto& attachments = at_site(site).linear;
-  if (attachments.empty()) return apply_linear(x, weight, bias);
+  if (attachments.empty()) return thinwire::linear(x, weight, bias);
 
   at::Tensor in = x;
   for (const auto& a : attachments) {
@@ -110,7 +94,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
       bias = bias.defined() ? bias.add(more) : more;
     }
   }
-  at::Tensor y = apply_linear(in, weight, bias);
+  at::Tensor y = thinwire::linear(in, weight, bias);
   for (const auto& a : attachments) {
     if (const at::Tensor path = a->path(x, ctx); path.defined()) {
       y = y.add(path);

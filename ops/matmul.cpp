@@ -2,53 +2,134 @@
 #include "ops/matmul.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
 #include "base/error.h"
+#include "ops/matmul_tiles.h"
 
 namespace thinwire {
 namespace {
 
-void check(const at::Tensor& a, const at::Tensor& w, std::int64_t inner) {
+// Below, packing costs more than the faster product saves.
+constexpr std::int64_t kFewRows = 16;
+
+void check(const at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
+           std::int64_t inner) {
   THINWIRE_ASSERT(a.scalar_type() == at::kFloat && a.dim() == 2 &&
-                      w.dim() == 2 && a.size(1) == inner &&
-                      w.is_contiguous(),
-                  "{} columns times {} rows", a.size(1), inner);
+                      w.dim() == 2 && a.size(1) == inner && w.is_contiguous() &&
+                      (a.size(1) <= 1 || a.stride(1) == 1) &&
+                      (out.size(1) <= 1 || out.stride(1) == 1) &&
+                      out.scalar_type() == at::kFloat &&
+                      out.size(0) == a.size(0),
+                  "[{}, {}] times {} rows, into {} rows", a.size(0), a.size(1),
+                  inner, out.size(0));
 }
 
-void into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w) {
-  const at::NoGradGuard no_grad;
-  if (w.scalar_type() == at::kFloat) {
-    at::mm_out(out, a, w);
-  } else {
-    out.copy_(at::mm(a.to(w.scalar_type()), w));
+bool worth_tiles(const at::Tensor& a, const at::Tensor& w) {
+  if (a.numel() == 0 || w.numel() == 0 || !matmul_is_tiled(w.scalar_type())) {
+    return false;
   }
+  return w.scalar_type() == at::kFloat
+             ? a.size(0) >= kFewRows
+             : w.size(0) % 2 == 0 && w.size(1) % 2 == 0;
+}
+
+void by_tiles(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
+              const at::Tensor& bias, bool transposed) {
+  const at::Tensor left =
+      w.scalar_type() == at::kFloat ? a : a.to(w.scalar_type());
+  tiled_product(
+      {.a = left.const_data_ptr(),
+       .b = w.const_data_ptr(),
+       .out = out.mutable_data_ptr<float>(),
+       .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+       .m = a.size(0),
+       .n = w.size(transposed ? 0 : 1),
+       .k = a.size(1),
+       .row_a = left.stride(0),
+       .row_b = w.stride(0),
+       .row_out = out.stride(0),
+       .transposed = transposed},
+      w.scalar_type());
+}
+
+// b [K, N], any strides.
+void by_library(at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
+                const at::Tensor& bias) {
+  const at::NoGradGuard no_grad;
+  // The library's product of bf16 numbers would round its results.
+  const at::Tensor left =
+      b.scalar_type() == at::kFloat ? a : a.to(b.scalar_type()).to(at::kFloat);
+  const at::Tensor right = b.to(at::kFloat);
+  if (bias.defined()) {
+    at::addmm_out(out, bias, left, right);
+  } else {
+    at::mm_out(out, left, right);
+  }
+}
+
+at::Tensor empty_like_product(const at::Tensor& a, std::int64_t rows,
+                              std::int64_t columns) {
+  return at::empty({rows, columns}, a.options().requires_grad(false));
 }
 
 }  // namespace
 
-void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w) {
-  check(a, w, w.size(1));
-  into(out, a, w.t());
+bool matmul_is_tiled(at::ScalarType weight) {
+#if defined(__x86_64__)
+  static const bool fp32 = __builtin_cpu_supports("avx2");
+  static const bool bf16 = __builtin_cpu_supports("avx512bf16");
+  return weight == at::kFloat ? fp32 : weight == at::kBFloat16 && bf16;
+#else
+  return false;
+#endif
+}
+
+void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
+                    const at::Tensor& bias) {
+  check(out, a, w, w.size(1));
+  if (worth_tiles(a, w)) {
+    by_tiles(out, a, w, bias, true);
+  } else {
+    by_library(out, a, w.t(), bias);
+  }
 }
 
 void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w) {
-  check(a, w, w.size(0));
-  into(out, a, w);
+  check(out, a, w, w.size(0));
+  if (worth_tiles(a, w)) {
+    by_tiles(out, a, w, {}, false);
+  } else {
+    by_library(out, a, w, {});
+  }
 }
 
-at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w) {
-  at::Tensor out = at::empty({a.size(0), w.size(0)},
-                             a.options().requires_grad(false));
-  matmul_nt_into(out, a, w);
+void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  if (a.size(1) >= kFewRows && b.numel() > 0 && matmul_is_tiled(at::kFloat)) {
+    matmul_nn_into(out, a.detach().t().contiguous(), b);
+  } else {
+    by_library(out, a.t(), b, {});
+  }
+}
+
+at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
+                     const at::Tensor& bias) {
+  at::Tensor out = empty_like_product(a, a.size(0), w.size(0));
+  matmul_nt_into(out, a, w, bias);
   return out;
 }
 
 at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w) {
-  at::Tensor out = at::empty({a.size(0), w.size(1)},
-                             a.options().requires_grad(false));
+  at::Tensor out = empty_like_product(a, a.size(0), w.size(1));
   matmul_nn_into(out, a, w);
+  return out;
+}
+
+at::Tensor matmul_tn(const at::Tensor& a, const at::Tensor& b) {
+  at::Tensor out = empty_like_product(a, a.size(1), b.size(1));
+  matmul_tn_into(out, a, b);
   return out;
 }
 

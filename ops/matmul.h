@@ -1,21 +1,33 @@
-// Products of activations with weights, outside autograd.
+// Products of activations with weights, outside autograd: tiles of one operand
+// are packed as they are used and multiplied by oneDNN's micro-kernel, which
+// LibTorch exports; elsewhere, and for a handful of rows, LibTorch's own
+// product.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace thinwire {
 
-// a fp32 [M, K], rows contiguous. w fp32 or bf16, contiguous; with bf16 weights
-// a is rounded to bf16 first, products are summed and returned in fp32.
+// a fp32 [M, K], columns contiguous. w fp32 or bf16, contiguous; with bf16
+// weights a is rounded to bf16 first. Sums and results are fp32. The numbers do
+// not depend on the count of threads.
 
-// w [N, K] -> a w^T, fp32 [M, N].
-at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w);
-// w [K, N] -> a w, fp32 [M, N].
+// w [N, K] -> a w^T [M, N], plus bias [N] in every row where one is given.
+at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
+                     const at::Tensor& bias = {});
+// w [K, N] -> a w [M, N].
 at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w);
+// a [K, M], b [K, N], both fp32 -> a^T b [M, N].
+at::Tensor matmul_tn(const at::Tensor& a, const at::Tensor& b);
 
-// Into out, fp32 [M, N] with contiguous rows (a slice of a larger matrix will
+// Into out, fp32 [M, N] with contiguous columns (rows of a larger matrix will
 // do), which must not overlap a or w.
-void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w);
+void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
+                    const at::Tensor& bias = {});
 void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w);
+void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
+
+// Whether this processor runs the tiles for weights of this type.
+bool matmul_is_tiled(at::ScalarType weight);
 
 }  // namespace thinwire

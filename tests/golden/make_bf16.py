@@ -1,7 +1,7 @@
 """Golden data of LoRA on a backbone with bf16 matrices: HF peft on the tiny
 models, where every frozen matrix is rounded to bf16, every frozen linear layer
-multiplies in bf16 (torch's kernel: fp32 sums, one rounding of the product), and
-everything else is fp32."""
+multiplies numbers rounded to bf16 with sums and results in fp32, and everything
+else is fp32."""
 
 import peft
 import torch
@@ -9,11 +9,25 @@ import torch
 from common_peft import load, noise, run, write
 
 
+class Product(torch.autograd.Function):
+    """Both factors in bf16, sums and results in fp32, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(weight)
+        return x.bfloat16().float() @ weight.T
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return grad.bfloat16().float() @ weight, None
+
+
 def in_bf16(layer):
-    weight = layer.weight.detach().bfloat16()
+    weight = layer.weight.detach().bfloat16().float()
 
     def forward(x):
-        y = torch.nn.functional.linear(x.bfloat16(), weight).float()
+        y = Product.apply(x, weight)
         return y if layer.bias is None else y + layer.bias
 
     return forward

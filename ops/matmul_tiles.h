@@ -1,0 +1,23 @@
+// The tiled product. Internal to ops/.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace thinwire {
+
+struct Product {
+  const void* a = nullptr;  // [m, k], type of b
+  const void* b = nullptr;
+  float* out = nullptr;         // [m, n]
+  const float* bias = nullptr;  // [n] or null
+  std::int64_t m = 0, n = 0, k = 0;
+  std::int64_t row_a = 0, row_b = 0, row_out = 0;  // strides of rows, elements
+  bool transposed = false;                         // b is [n, k], else [k, n]
+};
+
+// bf16: k must be even, and n where b is not transposed.
+void tiled_product(const Product& p, at::ScalarType type);
+
+}  // namespace thinwire
