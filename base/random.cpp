@@ -89,8 +89,8 @@ inline __attribute__((always_inline)) void cos_sin_turn(float v, float& cosine,
 }
 
 // out[4 * lanes]: four normal numbers a block, in order of the blocks.
-THINWIRE_CLONES
-void normal_lanes(float* out, NameDraw draw, std::uint64_t first, float std) {
+THINWIRE_CLONE_BODY void normal_lanes_body(float* out, NameDraw draw,
+                                           std::uint64_t first, float std) {
   std::uint32_t words[4][kLanes];
   draw_lanes(words, draw, first);
   float z[4][kLanes];
@@ -114,10 +114,11 @@ void normal_lanes(float* out, NameDraw draw, std::uint64_t first, float std) {
     for (int w = 0; w < 4; ++w) out[4 * i + w] = z[w][i];
   }
 }
+constexpr Clones<&normal_lanes_body> normal_lanes;
 
-THINWIRE_CLONES
-void uniform_lanes(float* out, NameDraw draw, std::uint64_t first, float low,
-                   float width) {
+THINWIRE_CLONE_BODY void uniform_lanes_body(float* out, NameDraw draw,
+                                            std::uint64_t first, float low,
+                                            float width) {
   std::uint32_t words[4][kLanes];
   draw_lanes(words, draw, first);
   for (int i = 0; i < kLanes; ++i) {
@@ -126,6 +127,7 @@ void uniform_lanes(float* out, NameDraw draw, std::uint64_t first, float low,
     }
   }
 }
+constexpr Clones<&uniform_lanes_body> uniform_lanes;
 
 // Whole groups of lanes go straight to `out`, the last through a buffer.
 template <class Lanes>

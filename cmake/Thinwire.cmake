@@ -1,9 +1,16 @@
 # thinwire_add_library(FOLDER DEPS … [EXCLUDE …])
 #   One static library per folder, from all its .cpp files but the tests;
 #   alias thinwire::FOLDER. Files are found by glob, so none is forgotten.
-#   FOLDER/*_test.cpp      -> FOLDER_tests, run once
+#   FOLDER/*_test.cpp      -> FOLDER_tests, run once (base and ops: once per
+#                             instruction set)
+#   FOLDER/*_avx2.cpp, *_avx512.cpp: compiled for that set (base/isa.h)
 #   FOLDER/*_mpi_test.cpp  -> FOLDER_mpi_tests, run under mpirun with 1, 2, 4
 set(THINWIRE_TEST_FOLDERS "" CACHE INTERNAL "")
+
+function(thinwire_isa_flags pattern flags)
+  list(FILTER ARGN INCLUDE REGEX ${pattern})
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
+endfunction()
 
 function(thinwire_add_library folder)
   cmake_parse_arguments(arg "" "" "DEPS;EXCLUDE" ${ARGN})
@@ -32,6 +39,11 @@ function(thinwire_add_library folder)
   target_link_libraries(thinwire_${folder} ${kind} ${arg_DEPS})
   if(sources)
     target_link_libraries(thinwire_${folder} PRIVATE thinwire_options)
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+      thinwire_isa_flags("_avx2\\.cpp$" "-mavx2;-mfma" ${sources})
+      thinwire_isa_flags("_avx512\\.cpp$"
+        "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma" ${sources})
+    endif()
   endif()
 
   foreach(variant tests mpi_tests)
@@ -50,6 +62,15 @@ function(thinwire_add_library folder)
     add_test(NAME ${folder} COMMAND ${folder}_tests)
     set_tests_properties(${folder} PROPERTIES TIMEOUT 600
       ENVIRONMENT "OMP_NUM_THREADS=1" )
+    # Kernels once more with each lesser instruction set.
+    if(folder MATCHES "^(base|ops)$")
+      foreach(isa portable avx2)
+        add_test(NAME ${folder}_${isa} COMMAND ${folder}_tests)
+        set_tests_properties(${folder}_${isa} PROPERTIES TIMEOUT 600
+          ENVIRONMENT "OMP_NUM_THREADS=1;THINWIRE_ISA=${isa}"
+          SKIP_REGULAR_EXPRESSION "this processor lacks it")
+      endforeach()
+    endif()
   endif()
   if(mpi_tests)
     thinwire_add_mpi_test(${folder}_mpi COMMAND ${folder}_mpi_tests)

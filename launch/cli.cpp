@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/isa.h"
 #include "base/log.h"
 #include "base/nearest.h"
 #include "comm/communicator.h"
@@ -107,6 +108,7 @@ std::vector<std::string> verb_names() {
 int run_verb(const Verb& verb, const Arguments& arguments) {
   return run_job([&](Communicator& comm) {
     init_log(comm.rank(), "");
+    isa();  // a THINWIRE_ISA that cannot be is said before anything starts
     return verb.run(arguments, comm);
   });
 }

@@ -10,25 +10,26 @@
 #include <utility>
 #include <vector>
 
+#include "base/clones.h"
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/backward.h"
-#include "base/clones.h"
 #include "ops/philox_lanes.h"
 
 namespace thinwire {
 namespace {
 
 // out[i] = in[i] * scale where the draw reaches `threshold`, else 0.
-THINWIRE_CLONES
-void keep(float* __restrict out, const float* __restrict in, std::int64_t n,
-          const std::int32_t* __restrict drawn, std::int32_t threshold,
-          float scale) {
+THINWIRE_CLONE_BODY void keep_body(float* __restrict out,
+                                   const float* __restrict in, std::int64_t n,
+                                   const std::int32_t* __restrict drawn,
+                                   std::int32_t threshold, float scale) {
   for (std::int64_t i = 0; i < n; ++i) {
     const float kept = in[i] * scale;
     out[i] = drawn[i] >= threshold ? kept : 0.0f;
   }
 }
+constexpr Clones<&keep_body> keep;
 
 void drop_row(float* out, const float* in, std::int64_t n, const RowDraw& row,
               std::int32_t threshold, float scale) {

@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/clones.h"
 #include "base/error.h"
 #include "ops/backward.h"
-#include "base/clones.h"
 
 namespace thinwire {
 namespace {
@@ -22,9 +22,8 @@ namespace {
 constexpr int kLanes = 16;  // partial sums, spelled out: same bits everywhere
 
 // y = w x r with r = 1 / sqrt(mean(x^2) + eps); returns r.
-THINWIRE_CLONES
-float rms_row(float* y, const float* x, const float* w, std::int64_t d,
-              float eps) {
+THINWIRE_CLONE_BODY float rms_row_body(float* y, const float* x, const float* w,
+                                       std::int64_t d, float eps) {
   float lanes[kLanes] = {};
   std::int64_t j = 0;
   for (; j + kLanes <= d; j += kLanes) {
@@ -37,11 +36,12 @@ float rms_row(float* y, const float* x, const float* w, std::int64_t d,
   for (j = 0; j < d; ++j) y[j] = w[j] * (x[j] * r);
   return r;
 }
+constexpr Clones<&rms_row_body> rms_row;
 
 // dx = r w g - x r^3 / d * sum(w g x)
-THINWIRE_CLONES
-void rms_row_backward(float* dx, const float* g, const float* x, const float* w,
-                      std::int64_t d, float r) {
+THINWIRE_CLONE_BODY void rms_row_backward_body(float* dx, const float* g,
+                                               const float* x, const float* w,
+                                               std::int64_t d, float r) {
   float lanes[kLanes] = {};
   std::int64_t j = 0;
   for (; j + kLanes <= d; j += kLanes) {
@@ -55,13 +55,15 @@ void rms_row_backward(float* dx, const float* g, const float* x, const float* w,
   const float pull = r * r * r * sum / static_cast<float>(d);
   for (j = 0; j < d; ++j) dx[j] = r * (w[j] * g[j]) - pull * x[j];
 }
+constexpr Clones<&rms_row_backward_body> rms_row_backward;
 
 // dw[j] += g[j] x[j] r, one row.
-THINWIRE_CLONES
-void rms_weight_row(float* dw, const float* g, const float* x, std::int64_t d,
-                    float r) {
+THINWIRE_CLONE_BODY void rms_weight_row_body(float* dw, const float* g,
+                                             const float* x, std::int64_t d,
+                                             float r) {
   for (std::int64_t j = 0; j < d; ++j) dw[j] += g[j] * (x[j] * r);
 }
+constexpr Clones<&rms_weight_row_body> rms_weight_row;
 
 std::int64_t row_grain(std::int64_t d) {
   return std::max<std::int64_t>(1, 32768 / (d + 1));

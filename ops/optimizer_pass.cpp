@@ -32,31 +32,32 @@ inline void adamw_element(float* value, float grad, float* m, float* v,
   *value = p - f.rate * (*m / denominator);
 }
 
-THINWIRE_CLONES
-void adamw_range(float* __restrict values, const float* __restrict grads,
-                 float* __restrict m, float* __restrict v, std::int64_t n,
-                 AdamwFactors f) {
+THINWIRE_CLONE_BODY void adamw_range_body(float* __restrict values,
+                                          const float* __restrict grads,
+                                          float* __restrict m,
+                                          float* __restrict v, std::int64_t n,
+                                          AdamwFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
     adamw_element<false>(values + i, grads[i], m + i, v + i, nullptr, f);
   }
 }
+constexpr Clones<&adamw_range_body> adamw_range;
 
-THINWIRE_CLONES
-void adamw_range_towards(float* __restrict values,
-                         const float* __restrict grads, float* __restrict m,
-                         float* __restrict v, const float* __restrict towards,
-                         std::int64_t n, AdamwFactors f) {
+THINWIRE_CLONE_BODY void adamw_range_towards_body(
+    float* __restrict values, const float* __restrict grads,
+    float* __restrict m, float* __restrict v, const float* __restrict towards,
+    std::int64_t n, AdamwFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
     adamw_element<true>(values + i, grads[i], m + i, v + i, towards + i, f);
   }
 }
+constexpr Clones<&adamw_range_towards_body> adamw_range_towards;
 
-THINWIRE_CLONES
-void adamw_range_by_age(float* __restrict values, const float* __restrict grads,
-                        float* __restrict m, float* __restrict v,
-                        float* __restrict correction1,
-                        float* __restrict correction2, const float* towards,
-                        std::int64_t n, AdamwFactors f) {
+THINWIRE_CLONE_BODY void adamw_range_by_age_body(
+    float* __restrict values, const float* __restrict grads,
+    float* __restrict m, float* __restrict v, float* __restrict correction1,
+    float* __restrict correction2, const float* towards, std::int64_t n,
+    AdamwFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
     const float g = grads[i] * f.grad;
     float p = values[i] * f.keep;
@@ -69,25 +70,30 @@ void adamw_range_by_age(float* __restrict values, const float* __restrict grads,
     values[i] = p - f.rate * (m[i] / correction1[i] / denominator);
   }
 }
+constexpr Clones<&adamw_range_by_age_body> adamw_range_by_age;
 
 struct SgdFactors {
   float rate, momentum, decay, grad;
 };
 
-THINWIRE_CLONES
-void sgd_range(float* __restrict values, const float* __restrict grads,
-               const float* towards, std::int64_t n, SgdFactors f) {
+THINWIRE_CLONE_BODY void sgd_range_body(float* __restrict values,
+                                        const float* __restrict grads,
+                                        const float* towards, std::int64_t n,
+                                        SgdFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
     const float from = towards == nullptr ? 0.0f : towards[i];
     const float g = grads[i] * f.grad + f.decay * (values[i] - from);
     values[i] -= f.rate * g;
   }
 }
+constexpr Clones<&sgd_range_body> sgd_range;
 
-THINWIRE_CLONES
-void sgd_momentum_range(float* __restrict values, const float* __restrict grads,
-                        float* __restrict velocity, const float* towards,
-                        std::int64_t n, SgdFactors f, bool nesterov) {
+THINWIRE_CLONE_BODY void sgd_momentum_range_body(float* __restrict values,
+                                                 const float* __restrict grads,
+                                                 float* __restrict velocity,
+                                                 const float* towards,
+                                                 std::int64_t n, SgdFactors f,
+                                                 bool nesterov) {
   for (std::int64_t i = 0; i < n; ++i) {
     const float from = towards == nullptr ? 0.0f : towards[i];
     const float g = grads[i] * f.grad + f.decay * (values[i] - from);
@@ -96,9 +102,10 @@ void sgd_momentum_range(float* __restrict values, const float* __restrict grads,
     values[i] -= f.rate * step;
   }
 }
+constexpr Clones<&sgd_momentum_range_body> sgd_momentum_range;
 
-THINWIRE_CLONES
-double block_sum_of_squares(const float* x, std::int64_t n) {
+THINWIRE_CLONE_BODY double block_sum_of_squares_body(const float* x,
+                                                     std::int64_t n) {
   constexpr int kLanes = 8;
   double lanes[kLanes] = {};
   std::int64_t i = 0;
@@ -113,9 +120,9 @@ double block_sum_of_squares(const float* x, std::int64_t n) {
   for (int j = 0; j < kLanes; ++j) sum += lanes[j];
   return sum;
 }
+constexpr Clones<&block_sum_of_squares_body> block_sum_of_squares;
 
-THINWIRE_CLONES
-bool block_all_finite(const float* x, std::int64_t n) {
+THINWIRE_CLONE_BODY bool block_all_finite_body(const float* x, std::int64_t n) {
   std::uint32_t bad = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(x[i]);
@@ -123,6 +130,7 @@ bool block_all_finite(const float* x, std::int64_t n) {
   }
   return bad == 0;
 }
+constexpr Clones<&block_all_finite_body> block_all_finite;
 
 AdamwFactors factors(const AdamwStep& s, double correction1,
                      double correction2) {
@@ -162,11 +170,11 @@ void adamw_pass_by_age(float* values, const float* grads, float* m, float* v,
                        const AdamwStep& s) {
   const AdamwFactors f = factors(s, 1, 1);
   at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    adamw_range_by_age(values + begin, grads + begin, m + begin, v + begin,
-                       correction1 + begin, correction2 + begin,
-                       decay_towards == nullptr ? nullptr
-                                                : decay_towards + begin,
-                       end - begin, f);
+    adamw_range_by_age(
+        values + begin, grads + begin, m + begin, v + begin,
+        correction1 + begin, correction2 + begin,
+        decay_towards == nullptr ? nullptr : decay_towards + begin, end - begin,
+        f);
   });
 }
 

@@ -1,5 +1,9 @@
 #include "ops/philox_lanes.h"
 
+#include <algorithm>
+
+#include "base/isa.h"
+
 #if defined(__x86_64__)
 // GCC 12 warns inside its own header (its bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -126,8 +130,11 @@ std::vector<DrawFunction> draw_functions() {
 }
 
 DrawFunction draw_function() {
-  static const DrawFunction best = draw_functions().back();
-  return best;
+  static const DrawFunction chosen = [] {
+    const std::vector<DrawFunction> runs = draw_functions();
+    return runs[std::min(static_cast<std::size_t>(isa()), runs.size() - 1)];
+  }();
+  return chosen;
 }
 
 }  // namespace thinwire

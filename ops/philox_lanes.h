@@ -23,7 +23,7 @@ constexpr std::int64_t kDrawn = 64;
 using DrawFunction = void (*)(std::int32_t out[kDrawn], const RowDraw& row,
                               std::uint32_t block);
 
-// The fastest this processor runs.
+// That of isa().
 DrawFunction draw_function();
 // All that it runs, portable first; the same numbers from each.
 std::vector<DrawFunction> draw_functions();

@@ -6,8 +6,8 @@
 #include <bit>
 #include <cmath>
 
-#include "base/error.h"
 #include "base/clones.h"
+#include "base/error.h"
 
 namespace thinwire {
 namespace {
@@ -41,20 +41,23 @@ class RequireGrad {
 };
 
 // Bits of all numbers but their signs, together: 0 when every one is +-0.
-THINWIRE_CLONES std::uint32_t any_bits(const float* x, std::int64_t n) {
+THINWIRE_CLONE_BODY std::uint32_t any_bits_body(const float* x,
+                                                std::int64_t n) {
   std::uint32_t bits = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     bits |= std::bit_cast<std::uint32_t>(x[i]);
   }
   return bits & 0x7fffffffu;
 }
+constexpr Clones<&any_bits_body> any_bits;
 
-THINWIRE_CLONES void add_block(float* scores, const float* grads,
-                               std::int64_t n, float weight) {
+THINWIRE_CLONE_BODY void add_block_body(float* scores, const float* grads,
+                                        std::int64_t n, float weight) {
   for (std::int64_t i = 0; i < n; ++i) {
     scores[i] += weight * (grads[i] * grads[i]);
   }
 }
+constexpr Clones<&add_block_body> add_block;
 
 }  // namespace
 

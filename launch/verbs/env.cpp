@@ -10,6 +10,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/isa.h"
 #include "comm/communicator.h"
 #include "comm/cuda_library.h"
 #include "comm/mpi_device.h"
@@ -69,6 +70,7 @@ int run(const Arguments&, Communicator& comm) {
       {"HDF5", fmt::format("{}.{}.{}", hdf5[0], hdf5[1], hdf5[2])},
       {"CPU", line_of("/proc/cpuinfo", "model name")},
       {"CPU features", cpu_features()},
+      {"kernels for", std::string(name_of(isa()))},
       {"cores", fmt::format("{} usable of {}", cores,
                             std::thread::hardware_concurrency())},
       {"memory", human_bytes(memory)},

@@ -1,0 +1,64 @@
+// What a mask over a weight needs to have its gradient computed at its
+// positions alone: built once, kept by the owner of the mask.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace thinwire {
+
+// How the gradient at the positions is computed, for T rows of x and dy.
+enum class MaskPath {
+  kEmpty,    // no position: nothing
+  kSampled,  // a dot product of length T per position, from transposed panels
+  kRows,     // a product over the touched rows of the weight, gathered
+  kColumns,  // a product over its touched columns, gathered
+};
+std::string_view name_of(MaskPath path) noexcept;
+
+struct MaskPlan {
+  std::int64_t out = 0, in = 0;  // the weight's shape
+  at::Tensor index;              // [k], as it was given
+  // That have a position, ascending.
+  std::vector<std::int32_t> rows, columns;
+  // Positions of rows[i]: [row_begin[i], row_begin[i + 1]); rows.size() + 1.
+  std::vector<std::int64_t> row_begin;
+  // Of each position: number of its column among `columns` << kPairBits |
+  // number of its row among `rows`, modulo kPairRows (ops/sampled_dots.h).
+  std::vector<std::uint32_t> pairs;
+  // Where touched rows are dense: per 64 columns of the weight and touched row,
+  // which of them are positions, and where the first of those lies in its row.
+  struct Stretch {
+    std::uint64_t bits;
+    std::uint32_t before;
+  };
+  std::vector<Stretch> stretches;  // [ceil(in / 64)][rows.size()], or empty
+
+  std::int64_t size() const { return static_cast<std::int64_t>(pairs.size()); }
+  std::int64_t bytes() const;  // of everything but `index`
+};
+
+// index int32 or int64 [k], flat positions in a weight [out, in], ascending
+// without repetition. O(k) time and memory (and `in` bytes for the time of the
+// call). Throws UsageError naming `name` and the first place that is out of
+// range or out of order.
+MaskPlan make_mask_plan(const at::Tensor& index, std::int64_t out,
+                        std::int64_t in, std::string_view name = "mask");
+
+// What the choice goes by, in units of one multiplication and addition of a
+// large dense product, per row of x and dy. As measured with AVX-512 on Zen 4
+// (docs/performance.md); the path that they choose is never far from the best
+// one, as costs that lie close are close.
+struct MaskCosts {
+  double sampled_position = 2.4;  // one dot product's share of a row
+  double transposed_number = 12;  // into a panel, 16 columns at a time
+  double streamed_number = 6;     // read for a product of few lines
+  double gathered_position = 40;  // once per position, whatever the rows
+};
+MaskPath choose_mask_path(const MaskPlan& plan, std::int64_t rows,
+                          const MaskCosts& costs = {});
+
+}  // namespace thinwire

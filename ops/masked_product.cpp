@@ -1,0 +1,269 @@
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include "ops/masked_product.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+
+#include "base/clones.h"
+#include "base/isa.h"
+
+namespace thinwire {
+namespace {
+
+// A tile of the result is gathered while it lies in the first-level cache.
+constexpr std::int64_t kTile = 64;
+constexpr std::int64_t kMostLines = 1024;  // whose panel is made at a time
+// So few lines read the other operand too seldom for a copy of it to pay.
+constexpr std::int64_t kFewLines = 128;
+// Panel rows lie this much apart beyond T: a power of two would put the same
+// number of all lines into one set of the cache.
+constexpr std::int64_t kSkew = 16;
+
+at::Tensor numbers(std::int64_t n) {
+  return at::empty({n}, at::TensorOptions().dtype(at::kFloat));
+}
+
+// One side of the product: lines of dy^T (kRows) or of x^T (kColumns).
+struct Lines {
+  const PanelSource& from;
+  const std::int32_t* number;  // columns of `from`
+  std::int64_t count;
+  std::int32_t shift = 0;  // subtracted from number
+};
+
+// [count, tokens], rows `stride` apart.
+void make_panel(float* to, std::int64_t stride, const SampledKernels& kernels,
+                const PanelSource& from, const std::int32_t* columns,
+                std::int64_t count, std::int64_t tokens) {
+  const std::int64_t steps = (tokens + kMostPanelRows - 1) / kMostPanelRows;
+  at::parallel_for(0, steps, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t s = begin; s < end; ++s) {
+      const std::int64_t t = s * kMostPanelRows;
+      kernels.transpose(
+          to + t, stride, from, t,
+          static_cast<int>(std::min<std::int64_t>(kMostPanelRows, tokens - t)),
+          columns, count);
+    }
+  });
+}
+
+THINWIRE_CLONE_BODY void widen_body(float* __restrict to,
+                                    const std::uint16_t* __restrict from,
+                                    std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(from[i]) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+constexpr Clones<&widen_body> widen;
+
+struct Operand {
+  const float* data;
+  std::int64_t row;
+};
+
+// Columns [begin, begin + width) of `from`, all its rows: a copy, or in place.
+Operand other_operand(float* copy, const PanelSource& from, std::int64_t begin,
+                      std::int64_t width, std::int64_t tokens, bool in_place) {
+  if (from.bf16) {
+    const auto* p = static_cast<const std::uint16_t*>(from.data) + begin;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      widen(copy + t * kTile, p + t * from.row, width);
+    }
+    return {copy, kTile};
+  }
+  const auto* p = static_cast<const float*>(from.data) + begin;
+  if (in_place) return {p, from.row};
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    std::memcpy(copy + t * kTile, p + t * from.row,
+                static_cast<std::size_t>(width) * sizeof(float));
+  }
+  return {copy, kTile};
+}
+
+// What a finished tile holds: lines [line, line + lines) of the chosen ones,
+// columns [begin, begin + width) of the other operand.
+struct Tile {
+  std::int64_t line, lines, begin, width;
+  const float* sums;
+  std::int64_t row;
+};
+
+class Gather {
+ public:
+  Gather(const MaskPlan& plan, const MaskedOperands& operands, MaskPath path)
+      : plan_(plan),
+        operands_(operands),
+        path_(path),
+        kernels_(sampled_kernels(isa())) {}
+
+  void operator()(const Tile& tile) const {
+    if (path_ == MaskPath::kColumns) return by_columns(tile);
+    if (!plan_.stretches.empty()) return by_stretches(tile);
+    by_rows(tile);
+  }
+
+ private:
+  void put(std::int64_t i, float value) const {
+    float* to = operands_.grad + i;
+    *to = (operands_.accumulate ? *to : 0.0f) + value;
+  }
+  std::uint32_t column(std::int64_t i) const {
+    return plan_.pairs[static_cast<std::size_t>(i)] >> kPairBits;
+  }
+
+  // A tile's columns are the weight's; they begin a stretch.
+  void by_stretches(const Tile& tile) const {
+    const std::size_t rows = plan_.rows.size();
+    for (std::int64_t i = 0; i < tile.lines; ++i) {
+      const auto r =
+          static_cast<std::size_t>(operands_.row_begin + tile.line + i);
+      for (std::int64_t j = 0; j < tile.width; j += kTile) {
+        const auto s = static_cast<std::size_t>((tile.begin + j) / kTile);
+        const MaskPlan::Stretch& stretch = plan_.stretches[s * rows + r];
+        if (stretch.bits == 0) continue;
+        const float* line = tile.sums + i * tile.row + j;
+        float* to = operands_.grad + plan_.row_begin[r] + stretch.before;
+        kernels_.compress(to, operands_.accumulate, line, stretch.bits);
+      }
+    }
+  }
+
+  void by_rows(const Tile& tile) const {
+    const auto& columns = plan_.columns;
+    const auto first = static_cast<std::uint32_t>(
+        std::ranges::lower_bound(columns, tile.begin) - columns.begin());
+    for (std::int64_t i = 0; i < tile.lines; ++i) {
+      const auto r =
+          static_cast<std::size_t>(operands_.row_begin + tile.line + i);
+      const std::uint32_t* begin = plan_.pairs.data() + plan_.row_begin[r];
+      const std::uint32_t* end = plan_.pairs.data() + plan_.row_begin[r + 1];
+      const std::uint32_t* p = std::lower_bound(begin, end, first << kPairBits);
+      const float* sums = tile.sums + i * tile.row - tile.begin;
+      for (; p < end; ++p) {
+        const std::int32_t c = columns[*p >> kPairBits];
+        if (c >= tile.begin + tile.width) break;
+        put(p - plan_.pairs.data(), sums[c]);
+      }
+    }
+  }
+
+  // A tile's columns are rows of the weight, its lines touched columns.
+  void by_columns(const Tile& tile) const {
+    const auto rows_begin = plan_.rows.begin() + operands_.row_begin;
+    const auto rows_end = plan_.rows.begin() + operands_.row_end;
+    auto row = std::lower_bound(rows_begin, rows_end,
+                                operands_.first_row + tile.begin);
+    const std::int64_t end = operands_.first_row + tile.begin + tile.width;
+    const auto first = static_cast<std::uint32_t>(tile.line);
+    const auto last = static_cast<std::uint32_t>(tile.line + tile.lines);
+    for (; row < rows_end && *row < end; ++row) {
+      const auto r = static_cast<std::size_t>(row - plan_.rows.begin());
+      const float* sums = tile.sums + (*row - operands_.first_row - tile.begin);
+      for (std::int64_t i = plan_.row_begin[r]; i < plan_.row_begin[r + 1];
+           ++i) {
+        const std::uint32_t c = column(i);
+        if (c < first || c >= last) continue;
+        put(i, sums[(c - first) * tile.row]);
+      }
+    }
+  }
+
+  const MaskPlan& plan_;
+  const MaskedOperands& operands_;
+  MaskPath path_;
+  const SampledKernels& kernels_;
+};
+
+// LibTorch's micro-kernel multiplies tiles as they lie.
+bool has_micro_kernel() { return isa() >= Isa::kAvx2; }
+
+struct Product {
+  const float* lines;  // [count, tokens]
+  std::int64_t stride, first, count;
+  const PanelSource& other;
+  std::int64_t tokens;
+};
+
+void tiled_product(const Product& p, const Gather& gather) {
+  const std::int64_t tiles = (p.other.width + kTile - 1) / kTile;
+  const bool in_place = p.count <= kFewLines;
+  at::parallel_for(0, tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor copy =
+        numbers(in_place && !p.other.bf16 ? 0 : p.tokens * kTile);
+    alignas(64) std::array<float, kTile * kTile> sums;
+    for (std::int64_t column = begin * kTile; column < end * kTile;
+         column += kTile) {
+      const std::int64_t width = std::min(kTile, p.other.width - column);
+      const Operand b = other_operand(copy.mutable_data_ptr<float>(), p.other,
+                                      column, width, p.tokens, in_place);
+      for (std::int64_t i = 0; i < p.count; i += kTile) {
+        const std::int64_t lines = std::min(kTile, p.count - i);
+        at::native::cpublas::brgemm(lines, width, p.tokens, p.stride, b.row,
+                                    kTile, false, p.lines + i * p.stride,
+                                    b.data, sums.data());
+        gather({p.first + i, lines, column, width, sums.data(), kTile});
+      }
+    }
+  });
+}
+
+void library_product(const Product& p, const Gather& gather) {
+  const at::NoGradGuard no_grad;
+  const auto options = at::TensorOptions().dtype(at::kFloat);
+  const at::Tensor lines = at::from_blob(
+      const_cast<float*>(p.lines), {p.count, p.tokens}, {p.stride, 1}, options);
+  const at::Tensor other =
+      at::from_blob(const_cast<void*>(p.other.data), {p.tokens, p.other.width},
+                    {p.other.row, 1},
+                    options.dtype(p.other.bf16 ? at::kBFloat16 : at::kFloat));
+  const at::Tensor sums = at::mm(lines, other.to(at::kFloat));
+  gather({p.first, p.count, 0, p.other.width, sums.const_data_ptr<float>(),
+          p.other.width});
+}
+
+}  // namespace
+
+void masked_product(const MaskPlan& plan, const MaskedOperands& operands,
+                    MaskPath path) {
+  const bool by_rows = path == MaskPath::kRows;
+  const PanelSource& chosen = by_rows ? operands.dy : operands.x;
+  const PanelSource& other = by_rows ? operands.x : operands.dy;
+  std::vector<std::int32_t> numbers_of =
+      by_rows
+          ? std::vector<std::int32_t>(plan.rows.begin() + operands.row_begin,
+                                      plan.rows.begin() + operands.row_end)
+          : plan.columns;
+  if (by_rows && operands.first_row > 0) {
+    for (std::int32_t& row : numbers_of) {
+      row -= static_cast<std::int32_t>(operands.first_row);
+    }
+  }
+  const Gather gather(plan, operands, path);
+  const std::int64_t count = static_cast<std::int64_t>(numbers_of.size());
+  const std::int64_t stride = operands.tokens + kSkew;
+  const at::Tensor panel = numbers(std::min(count, kMostLines) * stride);
+  for (std::int64_t first = 0; first < count; first += kMostLines) {
+    const std::int64_t lines = std::min(kMostLines, count - first);
+    float* to = panel.mutable_data_ptr<float>();
+    make_panel(to, stride, sampled_kernels(isa()), chosen,
+               numbers_of.data() + first, lines, operands.tokens);
+    const Product product{to, stride, first, lines, other, operands.tokens};
+    if (has_micro_kernel()) {
+      tiled_product(product, gather);
+    } else {
+      library_product(product, gather);
+    }
+  }
+}
+
+}  // namespace thinwire
