@@ -2,7 +2,6 @@
 pinned cores, and what came out."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import sys
 import time
 
 import common
+from rows import Figure, at_most  # noqa: rows use them by this name
 from tests.harness import jobs, netns
 
 PORT = 29617
@@ -21,38 +21,6 @@ METHODS = {
     "lora": "{method: lora, r: 8, alpha: 16, target_modules: [q, v]}",
     "fish": "{method: fish_mask, density: 0.005, samples: 8}",
 }
-
-
-@dataclasses.dataclass
-class Setting:
-    """The arguments of the whole bench, and a folder to be forgotten."""
-    peer_python: str
-    rounds: int
-    steps: int
-    scratch: str
-    verbose: bool = False
-    probes: list = dataclasses.field(default_factory=list)
-
-    def peer(self):
-        if not self.peer_python:
-            raise SystemExit("this row needs --peer-python: a Python with "
-                             "torch, transformers and peft")
-        return self.peer_python
-
-
-@dataclasses.dataclass
-class Figure:
-    """One line of the table."""
-    name: str
-    target: str
-    measured: str
-    met: bool
-    beside: str = ""
-
-
-def at_most(name, value, mark, unit="", beside="", digits=3):
-    return Figure(name, f"<= {mark:g}{unit}", f"{value:.{digits}f}{unit}",
-                  value <= mark, beside)
 
 
 def rate_hosts(count, rate=None):

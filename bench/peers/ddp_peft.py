@@ -88,7 +88,7 @@ def build(args):
         model = get_peft_model(
             model, LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"],
                               task_type="SEQ_2_SEQ_LM"))
-    else:
+    elif args.method == "fish":
         g = torch.Generator().manual_seed(7)
         masks = {q: (torch.rand(q.shape, generator=g) < 0.005).to(q.dtype)
                  for q in model.parameters()}
@@ -111,7 +111,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--model", default="t5-small", choices=SHAPES)
     p.add_argument("--model-folder", help="an HF folder instead of --model")
-    p.add_argument("--method", default="lora", choices=("lora", "fish"))
+    p.add_argument("--method", default="lora", choices=("lora", "fish", "full"))
     p.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
     p.add_argument("--batch", type=int, default=4, help="samples per rank")
     p.add_argument("--input", type=int, default=128, help="tokens")
