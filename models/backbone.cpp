@@ -94,8 +94,19 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
       bias = bias.defined() ? bias.add(more) : more;
     }
   }
-  at::Tensor y = thinwire::linear(in, weight, bias);
+  // Paths read x, the weight x as scaled.
+  LowRank low_rank;
+  const LinearAttachment* fused = nullptr;
+  if (in.is_same(x)) {
+    for (const auto& a : attachments) {
+      low_rank = a->low_rank(ctx);
+      fused = a.get();
+      if (low_rank.a.defined()) break;
+    }
+  }
+  at::Tensor y = thinwire::linear(in, weight, bias, low_rank);
   for (const auto& a : attachments) {
+    if (low_rank.a.defined() && a.get() == fused) continue;
     if (const at::Tensor path = a->path(x, ctx); path.defined()) {
       y = y.add(path);
     }

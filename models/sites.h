@@ -15,6 +15,7 @@
 
 #include "ops/dropout.h"
 #include "ops/layout.h"
+#include "ops/linear.h"
 
 namespace thinwire {
 
@@ -69,6 +70,8 @@ class LinearAttachment {
   virtual at::Tensor path(const at::Tensor& x, const ForwardContext&) {
     return {};  // [T, d_out]
   }
+  // A path of this form is multiplied along with W, and path() is not asked.
+  virtual LowRank low_rank(const ForwardContext&) { return {}; }
 };
 
 // A sublayer computes u = Dropout(F(norm?(x))) and the residual adds x + u;

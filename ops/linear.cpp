@@ -1,6 +1,7 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "ops/linear.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/sum.h>
 
 #include <array>
@@ -12,26 +13,64 @@
 #include "ops/matmul.h"
 
 namespace thinwire {
+namespace {
+
+struct Kept {
+  at::Tensor weight;
+  at::Tensor x;                  // where weight or low.a trains
+  at::Tensor low_a, low_b, low;  // scale folded into b; low = x a^T [T, r]
+  double scale = 1;
+};
+
+// Gradients of x, weight, bias, low-rank a and b.
+std::vector<at::Tensor> linear_backward(const Kept& kept,
+                                        const at::Tensor& grad,
+                                        const std::vector<bool>& needed) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor dy = grad.contiguous();
+  std::vector<at::Tensor> out(5);
+  at::Tensor dlow;
+  if (kept.low_a.defined() && (needed[0] || needed[3])) {
+    dlow = matmul_nn(dy, kept.low_b);
+  }
+  if (needed[0]) out[0] = matmul_nn(dy, kept.weight, {dlow, kept.low_a});
+  if (needed[1]) {
+    out[1] = matmul_tn(dy, kept.x).to(kept.weight.scalar_type());
+  }
+  if (needed[2]) out[2] = dy.sum(0);
+  if (needed[3]) out[3] = matmul_tn(dlow, kept.x);
+  // The thin factor on the left: its few columns make few rows.
+  if (needed[4]) {
+    out[4] = matmul_tn(kept.low, dy).t().mul(kept.scale).contiguous();
+  }
+  return out;
+}
+
+}  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
-                  const at::Tensor& bias) {
+                  const at::Tensor& bias, const LowRank& low_rank) {
   THINWIRE_ASSERT(x.dim() == 2 && x.scalar_type() == at::kFloat,
                   "a linear layer of {} dimensions of {}", x.dim(),
                   c10::toString(x.scalar_type()));
   const at::Tensor rows = x.detach().contiguous();
-  const at::Tensor w = weight.detach().contiguous();
+  Kept kept;
+  kept.weight = weight.detach().contiguous();
+  kept.scale = low_rank.scale;
+  if (low_rank.a.defined()) {
+    kept.low_a = low_rank.a.detach().contiguous();
+    kept.low_b = low_rank.b.detach().mul(low_rank.scale);
+    kept.low = matmul_nt(rows, kept.low_a);
+  }
   at::Tensor out =
-      matmul_nt(rows, w, bias.defined() ? bias.detach() : at::Tensor());
-  const at::Tensor kept = needs_graph(std::array{weight}) ? rows : at::Tensor();
+      matmul_nt(rows, kept.weight, bias.defined() ? bias.detach() : bias,
+                {kept.low, kept.low_b});
+  if (needs_graph(std::array{weight, low_rank.a})) kept.x = rows;
   return with_backward(
-      std::move(out), {x, weight, bias},
-      [w, kept](const at::Tensor& grad, const std::vector<bool>& needed) {
-        const at::Tensor dy = grad.contiguous();
-        std::vector<at::Tensor> out(3);
-        if (needed[0]) out[0] = matmul_nn(dy, w);
-        if (needed[1]) out[1] = matmul_tn(dy, kept).to(w.scalar_type());
-        if (needed[2]) out[2] = dy.sum(0);
-        return out;
+      std::move(out), {x, weight, bias, low_rank.a, low_rank.b},
+      [kept = std::move(kept)](const at::Tensor& grad,
+                               const std::vector<bool>& needed) {
+        return linear_backward(kept, grad, needed);
       },
       "linear");
 }

@@ -37,9 +37,14 @@ bool worth_tiles(const at::Tensor& a, const at::Tensor& w) {
 }
 
 void by_tiles(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-              const at::Tensor& bias, bool transposed) {
+              const at::Tensor& bias, const Thin& thin, bool transposed) {
   const at::Tensor left =
       w.scalar_type() == at::kFloat ? a : a.to(w.scalar_type());
+  ThinProduct second;
+  if (thin.a.defined()) {
+    second = {thin.a.const_data_ptr<float>(), thin.w.const_data_ptr<float>(),
+              thin.a.size(1), thin.a.stride(0), thin.w.stride(0)};
+  }
   tiled_product(
       {.a = left.const_data_ptr(),
        .b = w.const_data_ptr(),
@@ -51,13 +56,15 @@ void by_tiles(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
        .row_a = left.stride(0),
        .row_b = w.stride(0),
        .row_out = out.stride(0),
-       .transposed = transposed},
+       .transposed = transposed,
+       .thin = second},
       w.scalar_type());
 }
 
 // b [K, N], any strides.
 void by_library(at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
-                const at::Tensor& bias) {
+                const at::Tensor& bias, const at::Tensor& thin_a = {},
+                const at::Tensor& thin_b = {}) {
   const at::NoGradGuard no_grad;
   // The library's product of bf16 numbers would round its results.
   const at::Tensor left =
@@ -68,6 +75,7 @@ void by_library(at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
   } else {
     at::mm_out(out, left, right);
   }
+  if (thin_a.defined()) out.addmm_(thin_a, thin_b);
 }
 
 at::Tensor empty_like_product(const at::Tensor& a, std::int64_t rows,
@@ -88,21 +96,25 @@ bool matmul_is_tiled(at::ScalarType weight) {
 }
 
 void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-                    const at::Tensor& bias) {
+                    const at::Tensor& bias, const Thin& thin) {
   check(out, a, w, w.size(1));
+  if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(1));
   if (worth_tiles(a, w)) {
-    by_tiles(out, a, w, bias, true);
+    by_tiles(out, a, w, bias, thin, true);
   } else {
-    by_library(out, a, w.t(), bias);
+    by_library(out, a, w.t(), bias, thin.a,
+               thin.a.defined() ? thin.w.t() : at::Tensor());
   }
 }
 
-void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w) {
+void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
+                    const Thin& thin) {
   check(out, a, w, w.size(0));
+  if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(0));
   if (worth_tiles(a, w)) {
-    by_tiles(out, a, w, {}, false);
+    by_tiles(out, a, w, {}, thin, false);
   } else {
-    by_library(out, a, w, {});
+    by_library(out, a, w, {}, thin.a, thin.w);
   }
 }
 
@@ -115,15 +127,16 @@ void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
 }
 
 at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
-                     const at::Tensor& bias) {
+                     const at::Tensor& bias, const Thin& thin) {
   at::Tensor out = empty_like_product(a, a.size(0), w.size(0));
-  matmul_nt_into(out, a, w, bias);
+  matmul_nt_into(out, a, w, bias, thin);
   return out;
 }
 
-at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w) {
+at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w,
+                     const Thin& thin) {
   at::Tensor out = empty_like_product(a, a.size(0), w.size(1));
-  matmul_nn_into(out, a, w);
+  matmul_nn_into(out, a, w, thin);
   return out;
 }
 

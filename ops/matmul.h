@@ -12,19 +12,28 @@ namespace thinwire {
 // weights a is rounded to bf16 first. Sums and results are fp32. The numbers do
 // not depend on the count of threads.
 
-// w [N, K] -> a w^T [M, N], plus bias [N] in every row where one is given.
+// A low-rank product on top: a fp32 [M, R], w fp32 [N, R] or [R, N] as the
+// first weight lies. Computed in fp32 whatever the first is.
+struct Thin {
+  at::Tensor a, w;
+};
+
+// w [N, K] -> a w^T [M, N], plus bias [N] in every row and thin.a thin.w^T
+// where they are given.
 at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
-                     const at::Tensor& bias = {});
-// w [K, N] -> a w [M, N].
-at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w);
+                     const at::Tensor& bias = {}, const Thin& thin = {});
+// w [K, N] -> a w [M, N], plus thin.a thin.w.
+at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w,
+                     const Thin& thin = {});
 // a [K, M], b [K, N], both fp32 -> a^T b [M, N].
 at::Tensor matmul_tn(const at::Tensor& a, const at::Tensor& b);
 
 // Into out, fp32 [M, N] with contiguous columns (rows of a larger matrix will
 // do), which must not overlap a or w.
 void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-                    const at::Tensor& bias = {});
-void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w);
+                    const at::Tensor& bias = {}, const Thin& thin = {});
+void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
+                    const Thin& thin = {});
 void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 
 // Whether this processor runs the tiles for weights of this type.

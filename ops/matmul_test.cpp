@@ -66,6 +66,26 @@ TEST(Matmul, Bf16WeightsRoundTheOtherFactorAndNothingElse) {
   }
 }
 
+TEST(Matmul, AThinProductIsAddedInFp32) {
+  for (const auto& [m, n, k] : kShapes) {
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor a = normal("a", {m, k}), rounded = a.to(type),
+                       nt = normal("w", {n, k}).to(type),
+                       nn = normal("w", {k, n}).to(type),
+                       low = normal("l", {m, 5}), nt_low = normal("x", {n, 5}),
+                       nn_low = normal("x", {5, n});
+      EXPECT_LT(largest_difference(
+                    matmul_nt(a, nt, {}, {low, nt_low}).to(at::kDouble),
+                    exact(rounded, nt.t()).add(exact(low, nt_low.t()))),
+                tolerance(k + 5));
+      EXPECT_LT(
+          largest_difference(matmul_nn(a, nn, {low, nn_low}).to(at::kDouble),
+                             exact(rounded, nn).add(exact(low, nn_low))),
+          tolerance(k + 5));
+    }
+  }
+}
+
 TEST(Matmul, WritesRowsOfALargerMatrixAndReadsThem) {
   const at::Tensor a = normal("a", {40, 96}).slice(1, 0, 64),
                    w = normal("w", {48, 64});

@@ -102,7 +102,7 @@ Packed pack_bf16(const Product& p, const Tile& t) {
 
 template <class T>
 void multiply(const Product& p, const Tile& t, const Packed& b,
-              std::int64_t row_begin, std::int64_t row_end) {
+              std::int64_t row_begin, std::int64_t row_end, bool add) {
   constexpr bool kPairs = !std::is_same_v<T, float>;
   const auto* a = static_cast<const T*>(p.a);
   for (std::int64_t i = row_begin; i < row_end; i += kRows) {
@@ -115,9 +115,28 @@ void multiply(const Product& p, const Tile& t, const Packed& b,
       }
     }
     at::native::cpublas::brgemm(rows, t.columns, t.depth, p.row_a, b.row,
-                                p.row_out, t.depth_begin > 0 || p.bias,
+                                p.row_out, add || p.bias,
                                 a + i * p.row_a + t.depth_begin,
                                 static_cast<const T*>(b.data), out, kPairs);
+  }
+}
+
+// out += of the thin product, the same columns.
+void multiply_thin(const Product& p, std::int64_t column, std::int64_t columns,
+                   std::int64_t row_begin, std::int64_t row_end) {
+  Product thin{.a = p.thin.a,
+               .b = p.thin.b,
+               .out = p.out,
+               .m = p.m,
+               .n = p.n,
+               .row_a = p.thin.row_a,
+               .row_b = p.thin.row_b,
+               .row_out = p.row_out,
+               .transposed = p.transposed};
+  for (std::int64_t d = 0; d < p.thin.k; d += kDepth) {
+    const Tile tile{column, columns, d, std::min(kDepth, p.thin.k - d)};
+    multiply<float>(thin, tile, pack_fp32(thin, tile), row_begin, row_end,
+                    /*add=*/true);
   }
 }
 
@@ -142,10 +161,15 @@ void tiled_product(const Product& p, at::ScalarType type) {
             const Tile tile{column, std::min(kColumns, p.n - column), d,
                             std::min(kDepth, p.k - d)};
             if (bf16) {
-              multiply<at::BFloat16>(p, tile, pack_bf16(p, tile), row, row_end);
+              multiply<at::BFloat16>(p, tile, pack_bf16(p, tile), row, row_end,
+                                     d > 0);
             } else {
-              multiply<float>(p, tile, pack_fp32(p, tile), row, row_end);
+              multiply<float>(p, tile, pack_fp32(p, tile), row, row_end, d > 0);
             }
+          }
+          if (p.thin.k > 0) {
+            multiply_thin(p, column, std::min(kColumns, p.n - column), row,
+                          row_end);
           }
         }
         if (bf16) at::native::cpublas::brgemm_release();

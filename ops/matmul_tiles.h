@@ -7,6 +7,15 @@
 
 namespace thinwire {
 
+// A second, thin product that is added while a tile of the first is at hand.
+struct ThinProduct {
+  const float* a = nullptr;  // [m, k]
+  const float* b =
+      nullptr;         // as the first b: [n, k] if transposed, else [k, n]
+  std::int64_t k = 0;  // 0: none
+  std::int64_t row_a = 0, row_b = 0;
+};
+
 struct Product {
   const void* a = nullptr;  // [m, k], type of b
   const void* b = nullptr;
@@ -15,6 +24,7 @@ struct Product {
   std::int64_t m = 0, n = 0, k = 0;
   std::int64_t row_a = 0, row_b = 0, row_out = 0;  // strides of rows, elements
   bool transposed = false;                         // b is [n, k], else [k, n]
+  ThinProduct thin = {};
 };
 
 // bf16: k must be even, and n where b is not transposed.

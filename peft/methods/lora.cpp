@@ -89,6 +89,10 @@ class LoraPath : public LinearAttachment {
   at::Tensor path(const at::Tensor& x, const ForwardContext& ctx) override {
     return at::linear(at::linear(drop(x, ctx), a_).mul(scale_), b_);
   }
+  LowRank low_rank(const ForwardContext& ctx) override {
+    if (ctx.training && dropout_ > 0) return {};
+    return {a_, b_, scale_};
+  }
 
  private:
   at::Tensor drop(const at::Tensor& x, const ForwardContext& ctx) const {
