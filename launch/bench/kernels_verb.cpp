@@ -55,10 +55,9 @@ at::ScalarType dtype_of(const Arguments& arguments) {
 
 std::vector<double> densities_of(const Arguments& arguments) {
   std::vector<double> out;
-  const std::string otherwise =
-      arguments.has("mask") ? "" : "0.0005,0.005,0.02,0.1,0.5";
+  if (arguments.has("mask") && !arguments.has("densities")) return out;
   for (const std::string& word :
-       split_list(arguments.get("densities", otherwise))) {
+       split_list(arguments.get("densities", "0.0005,0.005,0.02,0.1,0.5"))) {
     out.push_back(parse_number("--densities", word, 0));
     if (out.back() > 1) {
       fail<UsageError>("--densities must lie in [0, 1], got {}", word);
