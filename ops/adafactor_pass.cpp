@@ -217,6 +217,67 @@ void average(float* moments, const double* sums, std::int64_t n,
   }
 }
 
+// A stack of matrices, and how its rows are cut.
+struct Stack {
+  std::int64_t matrices, rows, columns;
+  std::vector<Chunk> chunks;
+  std::size_t all_rows() const {
+    return static_cast<std::size_t>(matrices * rows);
+  }
+  std::size_t all_columns() const {
+    return static_cast<std::size_t>(matrices * columns);
+  }
+};
+
+// Into both moments the means of the squared gradients. A chunk adds its
+// columns up by itself; the chunks are added in order.
+void factored_moments(float* row_v, float* column_v, const float* grads,
+                      const Stack& t, const AdafactorStep& s) {
+  const double kept = std::pow(static_cast<double>(s.step), s.decay_rate);
+  const auto width = static_cast<std::size_t>(t.columns);
+  std::vector<float> row_sums(t.all_rows());
+  std::vector<float> parts(t.chunks.size() * width);
+  for_each_chunk(t.chunks, [&](std::size_t i) {
+    const Chunk& c = t.chunks[i];
+    sum_rows_and_columns(row_sums.data() + c.row, parts.data() + i * width,
+                         grads + c.row * t.columns, c.rows, t.columns,
+                         static_cast<float>(s.grad_scale),
+                         static_cast<float>(s.epsilon1));
+  });
+  std::vector<double> sums(row_sums.begin(), row_sums.end());
+  average(row_v, sums.data(), t.matrices * t.rows, t.columns, kept);
+  sums.assign(t.all_columns(), 0);
+  for (std::size_t i = 0; i < t.chunks.size(); ++i) {
+    double* to = sums.data() + t.chunks[i].matrix * t.columns;
+    const float* part = parts.data() + i * width;
+    for (std::size_t c = 0; c < width; ++c) to[c] += part[c];
+  }
+  average(column_v, sums.data(), t.matrices * t.columns, t.rows, kept);
+}
+
+// v[r, c] = row_v[r] column_v[c] / mean(row_v); its inverse root in factors.
+struct InverseRoots {
+  std::vector<float> row, column;
+};
+InverseRoots inverse_roots(const float* row_v, const float* column_v,
+                           const Stack& t) {
+  InverseRoots out{std::vector<float>(t.all_rows()),
+                   std::vector<float>(t.all_columns())};
+  for (std::int64_t matrix = 0; matrix < t.matrices; ++matrix) {
+    const float* of = row_v + matrix * t.rows;
+    const auto mean = static_cast<float>(std::accumulate(of, of + t.rows, 0.0) /
+                                         static_cast<double>(t.rows));
+    float* to = out.row.data() + matrix * t.rows;
+    for (std::int64_t r = 0; r < t.rows; ++r) {
+      to[r] = 1.0f / std::sqrt(of[r] / mean);
+    }
+  }
+  for (std::size_t c = 0; c < out.column.size(); ++c) {
+    out.column[c] = 1.0f / std::sqrt(column_v[c]);
+  }
+  return out;
+}
+
 }  // namespace
 
 void adafactor_pass(float* values, const float* grads, float* m, float* v,
@@ -261,66 +322,25 @@ void adafactor_pass_factored(float* values, const float* grads, float* m,
                              const AdafactorStep& s) {
   const std::int64_t n = matrices * rows * columns;
   if (n == 0) return;
-  const double kept = std::pow(static_cast<double>(s.step), s.decay_rate);
-  const auto scale = static_cast<float>(s.grad_scale);
-  const std::vector<Chunk> chunks = cut(matrices, rows, columns);
-  const auto all_rows = static_cast<std::size_t>(matrices * rows);
-  const auto width = static_cast<std::size_t>(columns);
-
-  // Means of the squared gradients by row and column. A chunk adds its columns
-  // up by itself; the chunks are added in order.
-  std::vector<float> row_sums(all_rows);
-  std::vector<float> column_parts(chunks.size() * width);
-  for_each_chunk(chunks, [&](std::size_t i) {
-    const Chunk& c = chunks[i];
-    sum_rows_and_columns(row_sums.data() + c.row,
-                         column_parts.data() + i * width,
-                         grads + c.row * columns, c.rows, columns, scale,
-                         static_cast<float>(s.epsilon1));
-  });
-  std::vector<double> sums(row_sums.begin(), row_sums.end());
-  average(row_v, sums.data(), matrices * rows, columns, kept);
-  sums.assign(static_cast<std::size_t>(matrices) * width, 0);
-  for (std::size_t i = 0; i < chunks.size(); ++i) {
-    double* to =
-        sums.data() + static_cast<std::size_t>(chunks[i].matrix) * width;
-    const float* part = column_parts.data() + i * width;
-    for (std::size_t c = 0; c < width; ++c) to[c] += part[c];
-  }
-  average(column_v, sums.data(), matrices * columns, rows, kept);
-
-  // v[r, c] = row_v[r] column_v[c] / mean(row_v); its inverse root in factors.
-  std::vector<float> row_factors(all_rows);
-  std::vector<float> column_factors(sums.size());
-  for (std::int64_t matrix = 0; matrix < matrices; ++matrix) {
-    const float* of = row_v + matrix * rows;
-    const auto mean = static_cast<float>(std::accumulate(of, of + rows, 0.0) /
-                                         static_cast<double>(rows));
-    for (std::int64_t r = 0; r < rows; ++r) {
-      row_factors[static_cast<std::size_t>(matrix * rows + r)] =
-          1.0f / std::sqrt(of[r] / mean);
-    }
-  }
-  for (std::size_t c = 0; c < column_factors.size(); ++c) {
-    column_factors[c] = 1.0f / std::sqrt(column_v[c]);
-  }
-
-  std::vector<double> squares(chunks.size());
-  for_each_chunk(chunks, [&](std::size_t i) {
-    const Chunk& c = chunks[i];
-    squares[i] = sum_updates(
-        grads + c.row * columns, row_factors.data() + c.row,
-        column_factors.data() + c.matrix * columns, c.rows, columns, scale);
+  const Stack t{matrices, rows, columns, cut(matrices, rows, columns)};
+  factored_moments(row_v, column_v, grads, t, s);
+  const InverseRoots roots = inverse_roots(row_v, column_v, t);
+  std::vector<double> squares(t.chunks.size());
+  for_each_chunk(t.chunks, [&](std::size_t i) {
+    const Chunk& c = t.chunks[i];
+    squares[i] = sum_updates(grads + c.row * columns, roots.row.data() + c.row,
+                             roots.column.data() + c.matrix * columns, c.rows,
+                             columns, static_cast<float>(s.grad_scale));
   });
   const Factors f =
       factors(s, scale_of(values, n, s),
               std::accumulate(squares.begin(), squares.end(), 0.0), n);
-  for_each_chunk(chunks, [&](std::size_t i) {
-    const Chunk& c = chunks[i];
+  for_each_chunk(t.chunks, [&](std::size_t i) {
+    const Chunk& c = t.chunks[i];
     const std::int64_t at = c.row * columns;
     apply_rows(values + at, grads + at, m == nullptr ? nullptr : m + at,
-               row_factors.data() + c.row,
-               column_factors.data() + c.matrix * columns,
+               roots.row.data() + c.row,
+               roots.column.data() + c.matrix * columns,
                decay_towards == nullptr ? nullptr : decay_towards + at, c.rows,
                columns, f);
   });
