@@ -101,18 +101,33 @@ struct LionFactors {
   float grad, keep, pull, beta1, beta1_rest, beta2_rest, rate;
 };
 
+template <bool kTowards>
+inline void lion_element(float* value, float grad, float* momentum,
+                         const float* towards, const LionFactors& f) {
+  const float g = grad * f.grad;
+  const float c = f.beta1 * *momentum + f.beta1_rest * g;
+  float p = *value * f.keep;
+  if constexpr (kTowards) p += f.pull * *towards;
+  *momentum += f.beta2_rest * (g - *momentum);
+  p = c > 0 ? p - f.rate : p;
+  *value = c < 0 ? p + f.rate : p;
+}
+
 THINWIRE_CLONES
 void lion_range(float* __restrict values, const float* __restrict grads,
-                float* __restrict momentum, const float* towards,
-                std::int64_t n, LionFactors f) {
+                float* __restrict momentum, std::int64_t n, LionFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
-    const float g = grads[i] * f.grad;
-    const float c = f.beta1 * momentum[i] + f.beta1_rest * g;
-    float p = values[i] * f.keep;
-    if (towards != nullptr) p += f.pull * towards[i];
-    momentum[i] += f.beta2_rest * (g - momentum[i]);
-    const float sign = static_cast<float>(c > 0) - static_cast<float>(c < 0);
-    values[i] = p - f.rate * sign;
+    lion_element<false>(values + i, grads[i], momentum + i, nullptr, f);
+  }
+}
+
+THINWIRE_CLONES
+void lion_range_towards(float* __restrict values, const float* __restrict grads,
+                        float* __restrict momentum,
+                        const float* __restrict towards, std::int64_t n,
+                        LionFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    lion_element<true>(values + i, grads[i], momentum + i, towards + i, f);
   }
 }
 
@@ -224,9 +239,13 @@ void lion_pass(float* values, const float* grads, float* momentum,
                       .rate = static_cast<float>(s.lr)};
   update_and_write(
       values, n, writes, [&](std::int64_t begin, std::int64_t end) {
-        lion_range(values + begin, grads + begin, momentum + begin,
-                   decay_towards == nullptr ? nullptr : decay_towards + begin,
-                   end - begin, f);
+        if (decay_towards == nullptr) {
+          lion_range(values + begin, grads + begin, momentum + begin,
+                     end - begin, f);
+        } else {
+          lion_range_towards(values + begin, grads + begin, momentum + begin,
+                             decay_towards + begin, end - begin, f);
+        }
       });
 }
 
