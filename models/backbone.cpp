@@ -5,14 +5,18 @@
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "ops/norm.h"
 
 namespace thinwire {
 
@@ -98,8 +102,18 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
   const at::Tensor weight = parameters_.get(s.weight, ctx);
   at::Tensor bias;
   if (s.bias >= 0) bias = parameters_.get(s.bias, ctx);
+  const auto product = [&](const at::Tensor& in) {
+    at::Tensor y = apply_linear(in, weight, bias);
+    if (ScoredWeight* scored = parameters_.scored(s.weight)) {
+      y = scored->product(y, in, weight.scalar_type(), *ctx.layout);
+    }
+    if (ScoredWeight* scored = parameters_.scored(s.bias)) {
+      y = scored->added(y, *ctx.layout);
+    }
+    return y;
+  };
   const auto& attachments = at_site(site).linear;
-  if (attachments.empty()) return apply_linear(x, weight, bias);
+  if (attachments.empty()) return product(x);
 
   at::Tensor in = x;
   for (const auto& a : attachments) {
@@ -110,7 +124,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
       bias = bias.defined() ? bias.add(more) : more;
     }
   }
-  at::Tensor y = apply_linear(in, weight, bias);
+  at::Tensor y = product(in);
   for (const auto& a : attachments) {
     if (const at::Tensor path = a->path(x, ctx); path.defined()) {
       y = y.add(path);
@@ -120,6 +134,48 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
     if (const at::Tensor scale = a->scale_out(ctx); scale.defined()) {
       y = y.mul(scale);
     }
+  }
+  return y;
+}
+
+at::Tensor Backbone::rms_norm_of(const at::Tensor& x, int weight,
+                                 const ForwardContext& ctx) const {
+  const at::Tensor w = parameters_.get(weight, ctx);
+  const double eps = config_.norm_eps;
+  at::Tensor y = rms_norm(x, w, eps);
+  if (ScoredWeight* scored = parameters_.scored(weight)) {
+    y = scored->scaled(
+        y,
+        [x = x.detach(), w, eps] { return rms_norm(x, at::ones_like(w), eps); },
+        *ctx.layout);
+  }
+  return y;
+}
+
+at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
+                                   const ForwardContext& ctx) const {
+  const at::Tensor w = parameters_.get(weight, ctx);
+  const double eps = config_.norm_eps;
+  at::Tensor y = layer_norm(x, w, parameters_.get(bias, ctx), eps);
+  if (ScoredWeight* scored = parameters_.scored(weight)) {
+    const auto normal = [x = x.detach(), w, eps] {
+      return layer_norm(x, at::ones_like(w), at::zeros_like(w), eps);
+    };
+    y = scored->scaled(y, normal, *ctx.layout);
+  }
+  if (ScoredWeight* scored = parameters_.scored(bias)) {
+    y = scored->added(y, *ctx.layout);
+  }
+  return y;
+}
+
+at::Tensor Backbone::look_up(int weight, const at::Tensor& rows,
+                             const ForwardContext& ctx,
+                             std::int64_t padding) const {
+  at::Tensor y =
+      at::embedding(parameters_.get(weight, ctx), rows, padding).to(at::kFloat);
+  if (ScoredWeight* scored = parameters_.scored(weight)) {
+    y = scored->look_up(y, rows, *ctx.layout, padding);
   }
   return y;
 }

@@ -100,8 +100,16 @@ void Parameters::set_computed(
   untrained(number).compute = std::move(compute);
 }
 
+void Parameters::set_scored(int number,
+                            std::shared_ptr<ScoredWeight> scored) const {
+  THINWIRE_ASSERT(!trains(number), "'{}' trains while it is scored",
+                  slot(number).name);
+  slot(number).scored = std::move(scored);
+}
+
 void Parameters::freeze_all() {
   for (Slot& s : slots_) {
+    s.scored = nullptr;
     s.leaf.reset();
     s.values.reset();
     s.index.reset();

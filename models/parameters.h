@@ -8,12 +8,14 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/hash.h"
+#include "models/scored_weight.h"
 
 namespace thinwire {
 
@@ -27,7 +29,8 @@ struct TensorDigest {
   Digest digest;  // of its bytes
 };
 
-std::string_view dtype_name(at::ScalarType dtype);  // safetensors': "F32", "BF16"
+std::string_view dtype_name(
+    at::ScalarType dtype);  // safetensors': "F32", "BF16"
 
 Digest digest_of(const at::Tensor& tensor);  // its bytes; contiguous, on CPU
 Digest backbone_identity(std::vector<TensorDigest> tensors);
@@ -35,7 +38,7 @@ Digest backbone_identity(std::vector<TensorDigest> tensors);
 class Parameters {
  public:
   struct Slot {
-    std::string name;   // HF's on-disk name, e.g. bert.pooler.dense.weight
+    std::string name;  // HF's on-disk name, e.g. bert.pooler.dense.weight
     // Storage: fp32, or bf16 of a matrix; masked values are written into it.
     at::Tensor frozen;
     bool head = false;  // belongs to a task head
@@ -43,6 +46,8 @@ class Parameters {
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
     std::function<at::Tensor(const ForwardContext&)> compute;
+    // Frozen, and backward looks at its gradient; the numbers stay as they are.
+    mutable std::shared_ptr<ScoredWeight> scored;
   };
 
   // Returns the slot number. Throws InternalError on a second use of a name.
@@ -64,6 +69,12 @@ class Parameters {
   void set_masked(int slot, at::Tensor values, at::Tensor index);
   void set_computed(int slot,
                     std::function<at::Tensor(const ForwardContext&)> compute);
+  // Null: no longer scored.
+  void set_scored(int slot, std::shared_ptr<ScoredWeight> scored) const;
+  // Of a slot that may be absent (-1); null: not scored.
+  ScoredWeight* scored(int i) const {
+    return i < 0 ? nullptr : slot(i).scored.get();
+  }
   void freeze_all();  // every slot back to frozen
   // The slot's frozen tensor, for exact numbers to be written into: an fp32
   // copy takes the place of a bf16 one.

@@ -1,0 +1,62 @@
+// A frozen weight whose gradient is wanted squared, each sequence's own, and
+// never as such (Fisher scores). The backbone runs a whole batch; where it uses
+// a scored weight, the result goes through one of the functions below, and
+// backward adds to the squares what the use contributes.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "ops/layout.h"
+#include "ops/squared_gradient.h"
+
+namespace thinwire {
+
+// What the scored weights of a pass share.
+struct ScoredPass {
+  ScoredPass();
+  at::Tensor leaf;             // requires grad, gets none: backward goes on to
+                               // the first use of a scored weight
+  std::vector<float> weights;  // [B] of the sequences; set before backward
+};
+
+class ScoredWeight : public std::enable_shared_from_this<ScoredWeight> {
+ public:
+  // squares: contiguous fp32 of the weight's shape, added to.
+  ScoredWeight(at::Tensor squares, std::shared_ptr<const ScoredPass> pass);
+
+  // y = x W^T, rows as in `layout`; x is rounded to the weight's type there.
+  at::Tensor product(const at::Tensor& y, const at::Tensor& x,
+                     at::ScalarType type, const Layout& layout);
+  // y[t] = W[rows[t]]; rows equal to `ignored` get no gradient.
+  at::Tensor look_up(const at::Tensor& y, const at::Tensor& rows,
+                     const Layout& layout, std::int64_t ignored = -1);
+  // y[t] = f(…) + W: a bias.
+  at::Tensor added(const at::Tensor& y, const Layout& layout);
+  // y[t] = W * normal(t) (+ …): a norm's weight. normal() [T, n] is computed
+  // anew in backward.
+  at::Tensor scaled(const at::Tensor& y, std::function<at::Tensor()> normal,
+                    const Layout& layout);
+  // Any other use: gradient(dy) is the weight's own [B, …], of each sequence.
+  at::Tensor other(const at::Tensor& y,
+                   std::function<at::Tensor(const at::Tensor& dy)> gradient);
+
+  // After each backward: uses of a weight that is used more than once (tied
+  // embeddings) are summed before they are squared.
+  void finish();
+
+ private:
+  void use(WeightUse use);
+
+  at::Tensor squares_;
+  std::shared_ptr<const ScoredPass> pass_;
+  int uses_ = 0;                 // matrix uses in this pass's forward
+  std::vector<WeightUse> kept_;  // if more than one
+  at::Tensor sums_;              // [B, numbers]: gradients of other uses
+};
+
+}  // namespace thinwire
