@@ -8,6 +8,7 @@
 
 #include "dist/declare.h"
 #include "dist/testing.h"
+#include "peft/fisher.h"
 
 namespace thinwire {
 namespace {
@@ -96,11 +97,33 @@ TEST(Predict, RowsComeInStorageOrderOnEveryRank) {
   }
 }
 
-// Examples per rank and the sum of all gradients' squares: dealt anyhow, the
-// same examples.
+// Weights of all examples, and their Fisher scores: dealt anyhow, the same.
 struct Scored {
   std::vector<double> weights;
   std::vector<float> sums;
+};
+
+// Hands on what `scoring` runs and notes the weights.
+class Watched : public Scoring {
+ public:
+  Watched(Scoring& scoring, std::vector<double>& weights)
+      : scoring_(scoring), weights_(weights) {}
+  void for_each_batch(std::int64_t samples, Labels labels,
+                      const Visit& visit) override {
+    scoring_.for_each_batch(
+        samples, labels, [&](std::span<const double> weights, const auto& run) {
+          weights_.insert(weights_.end(), weights.begin(), weights.end());
+          visit(weights, run);
+        });
+  }
+  void sum_over_ranks(std::span<at::Tensor> tensors) override {
+    scoring_.sum_over_ranks(tensors);
+  }
+  void progress(std::string_view, std::int64_t, std::int64_t) override {}
+
+ private:
+  Scoring& scoring_;
+  std::vector<double>& weights_;
 };
 
 Scored score(int ranks, bool text, std::int64_t samples,
@@ -112,26 +135,18 @@ Scored score(int ranks, bool text, std::int64_t samples,
     Model model(text);
     const auto scoring =
         make_scoring(comm, *model.backbone, *model.task, folder, 5, nullptr);
-    Parameters& p = model.backbone->parameters();
-    std::vector<at::Tensor> weights, sums;
-    for (int i = 0; i < p.size(); ++i) {
-      weights.push_back(p.slot(i).frozen);
-      weights.back().set_requires_grad(true);
-      sums.push_back(weights.back().detach().mul(0));
+    std::vector<int> slots;
+    for (int i = 0; i < model.backbone->parameters().size(); ++i) {
+      slots.push_back(i);
     }
-    scoring->for_each_example(samples, labels, [&](double weight) {
-      for (std::size_t i = 0; i < weights.size(); ++i) {
-        at::Tensor& grad = weights[i].mutable_grad();
-        if (!grad.defined()) continue;
-        sums[i].addcmul_(grad, grad, weight);
-        grad.reset();
-      }
-      const std::lock_guard lock(mutex);
-      out.weights.push_back(weight);
-    });
-    scoring->sum_over_ranks(sums);
+    std::vector<double> weights;
+    Watched watched(*scoring, weights);
+    const std::vector<at::Tensor> scores =
+        fisher_scores(*model.backbone, slots, watched, samples, labels);
+    const std::lock_guard lock(mutex);
+    out.weights.insert(out.weights.end(), weights.begin(), weights.end());
     if (comm.rank() != 0) return;
-    for (const at::Tensor& s : sums) {
+    for (const at::Tensor& s : scores) {
       const float* data = s.const_data_ptr<float>();
       out.sums.insert(out.sums.end(), data, data + s.numel());
     }
@@ -165,10 +180,9 @@ TEST(Scoring, DealsTheSameExamplesToAnyNumberOfRanks) {
 TEST(Scoring, ModelLabelsAreWeighedByTheirProbability) {
   const Scored one = score(1, false, 5, Scoring::Labels::kModel);
   ASSERT_EQ(one.weights.size(), 15u);  // 3 classes
-  for (std::size_t i = 0; i < 15; i += 3) {
-    EXPECT_NEAR(one.weights[i] + one.weights[i + 1] + one.weights[i + 2], 1,
-                1e-6);
-  }
+  double total = 0;
+  for (const double weight : one.weights) total += weight;
+  EXPECT_NEAR(total, 5, 1e-5);
   expect_close(score(2, false, 5, Scoring::Labels::kModel).sums, one.sums);
   const Scored text = score(1, true, 5, Scoring::Labels::kModel);
   EXPECT_EQ(text.weights, std::vector<double>(5, 1.0));  // one draw each

@@ -1,5 +1,5 @@
-// What methods ask of the run while they decide what trains: gradients of
-// single examples, dealt over the ranks.
+// What methods ask of the run while they decide what trains: batches of
+// examples, dealt over the ranks.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
@@ -19,6 +19,9 @@ namespace {
 
 // Numbers summed in one exchange: bounds the staging memory (16 MB).
 constexpr std::int64_t kSlice = 4 << 20;
+// What a batch of several examples keeps for backward: this part of weights and
+// scores together, or 16 MB.
+constexpr std::int64_t kShare = 12, kRoom = 4 << 20;
 
 class RunScoring : public Scoring {
  public:
@@ -32,10 +35,11 @@ class RunScoring : public Scoring {
         task_(task),
         train_(std::move(train)),
         data_seed_(data_seed),
-        observer_(observer) {}
+        observer_(observer),
+        room_(std::max(kRoom, backbone.parameters().count() * 2 / kShare)) {}
 
-  void for_each_example(std::int64_t samples, Labels labels,
-                        const std::function<void(double)>& visit) override {
+  void for_each_batch(std::int64_t samples, Labels labels,
+                      const Visit& visit) override {
     const std::int64_t all = train_->index().samples;
     if (samples > all && observer_ != nullptr) {
       observer_->warn(
@@ -47,12 +51,23 @@ class RunScoring : public Scoring {
     const std::int64_t mine = n / parts_ + 1;
     const Patience patience(comm_, static_cast<double>(mine));
     together(comm_, [&] {
+      std::vector<Sample> batch;
+      std::int64_t numbers = 0;
       for (std::int64_t i = part_; i < n; i += parts_) {
         const auto at = permute_index(static_cast<std::uint64_t>(i),
                                       static_cast<std::uint64_t>(all), key);
-        example(static_cast<std::int64_t>(at), labels, visit);
-        progress("score", std::min(n, i + parts_), n);
+        Sample sample = train_->read(static_cast<std::int64_t>(at), 1).at(0);
+        const std::int64_t more = kept_numbers(sample);
+        if (!batch.empty() && numbers + more > room_) {
+          run(std::exchange(batch, {}), labels, visit);
+          progress("score", std::min(n, i), n);
+          numbers = 0;
+        }
+        numbers += more;
+        batch.push_back(std::move(sample));
       }
+      if (!batch.empty()) run(batch, labels, visit);
+      progress("score", n, n);
       return true;
     });
   }
@@ -113,25 +128,39 @@ class RunScoring : public Scoring {
     }
   }
 
-  void example(std::int64_t at, Labels labels,
-               const std::function<void(double)>& visit) {
-    const std::vector<Sample> sample = train_->read(at, 1);
-    BackboneInput in = task_.collate(sample, backbone_.config());
+  // Numbers that backward needs of a sample, roughly: per row and layer the
+  // ends of both or three sublayers, what attention and the feed-forward keep,
+  // a row of attention weights; logits and their gradient.
+  std::int64_t kept_numbers(const Sample& sample) const {
+    const ModelConfig& c = backbone_.config();
+    const auto rows = std::ssize(sample.input), out = std::ssize(sample.target);
+    const std::int64_t kept = 7 * c.d_model + c.d_ff;
+    const std::int64_t cross = c.decoder_layers * 2 * c.d_model * rows;
+    return rows * c.layers * (kept + c.heads * rows) +
+           (c.decoder_layers == 0
+                ? 0
+                : cross + out * (2 * c.vocab_size +
+                                 c.decoder_layers * (kept + 4 * c.d_model +
+                                                     c.heads * (rows + out))));
+  }
+
+  void run(std::span<const Sample> samples, Labels labels, const Visit& visit) {
+    BackboneInput in = task_.collate(samples, backbone_.config());
     ForwardContext ctx;
     ctx.seed = data_seed_;
     ctx.tasks = in.tasks;
-    const auto run = [&](double weight) {
+    const auto pass = [&](std::span<const double> weights) {
       const LossTerms terms = task_.loss(backbone_, in, ctx);
-      if (terms.sum.requires_grad()) terms.sum.backward();
-      visit(weight);
+      visit(weights, [&] {
+        if (terms.sum.requires_grad()) terms.sum.backward();
+      });
     };
     if (labels == Labels::kData) {
-      run(1);
-      return;
+      return pass(std::vector<double>(samples.size(), 1));
     }
     for (Task::Outcome& outcome : task_.outcomes(backbone_, in, ctx)) {
       in.labels = std::move(outcome.labels);
-      run(outcome.probability);
+      pass(outcome.probabilities);
     }
   }
 
@@ -142,6 +171,7 @@ class RunScoring : public Scoring {
   std::shared_ptr<const ShardFolder> train_;
   std::uint64_t data_seed_;
   TrainObserver* observer_;
+  const std::int64_t room_;  // numbers that a batch of several may keep
 };
 
 }  // namespace

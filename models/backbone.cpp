@@ -5,14 +5,18 @@
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/cat.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/norm.h"
 
 namespace thinwire {
 
@@ -79,34 +83,34 @@ int Backbone::add_head_linear(std::string name, int weight, int bias,
 at::Tensor Backbone::linear(int site, const at::Tensor& x,
                             const ForwardContext& ctx) {
   const Site& s = sites_[static_cast<std::size_t>(site)];
-  const at::Tensor weight = parameters_.get(s.weight, ctx);
-  at::Tensor bias;
-  if (s.bias >= 0) bias = parameters_.get(s.bias, ctx);
+  const Parameters::Use weight = parameters_.use(s.weight, ctx);
+  Parameters::Use bias;
+  if (s.bias >= 0) bias = parameters_.use(s.bias, ctx);
+  at::Tensor in = x, more = bias.tensor;
+  LowRank low_rank;
+  const LinearAttachment* fused = nullptr;
   const auto& attachments = at_site(site).linear;
-  if (attachments.empty()) return thinwire::linear(x, weight, bias);
-
-  at::Tensor in = x;
   for (const auto& a : attachments) {
     if (const at::Tensor scale = a->scale_in(ctx); scale.defined()) {
       in = in.mul(scale);
     }
-    if (const at::Tensor more = a->bias(ctx); more.defined()) {
-      bias = bias.defined() ? bias.add(more) : more;
+    if (const at::Tensor b = a->bias(ctx); b.defined()) {
+      more = more.defined() ? more.add(b) : b;
     }
   }
-  // Paths read x, the weight x as scaled.
-  LowRank low_rank;
-  const LinearAttachment* fused = nullptr;
-  if (in.is_same(x)) {
-    for (const auto& a : attachments) {
-      low_rank = a->low_rank(ctx);
-      fused = a.get();
-      if (low_rank.a.defined()) break;
-    }
-  }
-  at::Tensor y = thinwire::linear(in, weight, bias, low_rank);
+  // Paths read x as it came, W may read it scaled.
   for (const auto& a : attachments) {
-    if (low_rank.a.defined() && a.get() == fused) continue;
+    if (!in.is_same(x) || fused != nullptr) break;
+    low_rank = a->low_rank(ctx);
+    if (low_rank.a.defined()) fused = a.get();
+  }
+  at::Tensor y = thinwire::linear(in, weight.tensor, more, low_rank);
+  if (weight.watch != nullptr) {
+    y = weight.watch->product(y, in, weight.tensor.scalar_type(), *ctx.layout);
+  }
+  if (bias.watch != nullptr) y = bias.watch->added(y, *ctx.layout);
+  for (const auto& a : attachments) {
+    if (a.get() == fused) continue;
     if (const at::Tensor path = a->path(x, ctx); path.defined()) {
       y = y.add(path);
     }
@@ -117,6 +121,45 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
     }
   }
   return y;
+}
+
+at::Tensor Backbone::rms_norm_of(const at::Tensor& x, int weight,
+                                 const ForwardContext& ctx) const {
+  const auto [w, watch] = parameters_.use(weight, ctx);
+  const double eps = config_.norm_eps;
+  at::Tensor y = rms_norm(x, w, eps);
+  if (watch == nullptr) return y;
+  return watch->scaled(
+      y,
+      [x = x.detach(), ones = at::ones_like(w), eps] {
+        return rms_norm(x, ones, eps);
+      },
+      *ctx.layout);
+}
+
+at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
+                                   const ForwardContext& ctx) const {
+  const Parameters::Use w = parameters_.use(weight, ctx),
+                        b = parameters_.use(bias, ctx);
+  const double eps = config_.norm_eps;
+  at::Tensor y = layer_norm(x, w.tensor, b.tensor, eps);
+  if (w.watch != nullptr) {
+    const auto normal = [x = x.detach(), ones = at::ones_like(w.tensor), eps] {
+      return layer_norm(x, ones, at::zeros_like(ones), eps);
+    };
+    y = w.watch->scaled(y, normal, *ctx.layout);
+  }
+  if (b.watch != nullptr) y = b.watch->added(y, *ctx.layout);
+  return y;
+}
+
+at::Tensor Backbone::look_up(int weight, const at::Tensor& rows,
+                             const ForwardContext& ctx,
+                             std::int64_t padding) const {
+  const auto [table, watch] = parameters_.use(weight, ctx);
+  at::Tensor y = embedding_rows(table, rows, padding);
+  return watch == nullptr ? y
+                          : watch->look_up(y, rows, *ctx.layout, padding);
 }
 
 at::Tensor Backbone::adapt(int site, SublayerState state,

@@ -110,6 +110,16 @@ class Backbone {
                          const ForwardContext& ctx);
   at::Tensor layer_output(int site, at::Tensor hidden,
                           const ForwardContext& ctx);
+  // Norms over the slots' weights, x [T, d]; rows of ctx.layout.
+  at::Tensor rms_norm_of(const at::Tensor& x, int weight,
+                         const ForwardContext& ctx) const;
+  at::Tensor layer_norm_of(const at::Tensor& x, int weight, int bias,
+                           const ForwardContext& ctx) const;
+  // y[t] = weight[rows[t]], rows of ctx.layout, fp32; `padding` gets no
+  // gradient.
+  at::Tensor look_up(int weight, const at::Tensor& rows,
+                     const ForwardContext& ctx,
+                     std::int64_t padding = -1) const;
   // Of all attachments of an attention site; undefined without any.
   std::pair<at::Tensor, at::Tensor> extra_keys_values(
       int site, const ForwardContext& ctx);

@@ -11,8 +11,6 @@
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
 #include "ops/attention.h"
-#include "ops/embedding.h"
-#include "ops/norm.h"
 
 namespace thinwire {
 namespace {
@@ -188,31 +186,28 @@ class Bert : public Backbone {
 
   at::Tensor norm(const at::Tensor& x, const Norm& n,
                   const ForwardContext& ctx) const {
-    return layer_norm(x, parameters_.get(n.weight, ctx),
-                      parameters_.get(n.bias, ctx), config_.norm_eps);
+    return layer_norm_of(x, n.weight, n.bias, ctx);
   }
 
   at::Tensor embed(const TokenStream& in, EmbeddedStream& stream,
                    ForwardContext& ctx) {
-    at::Tensor x = embedding_rows(parameters_.get(words_, ctx), in.tokens,
-                                  config_.pad_id);
+    at::Tensor x = look_up(words_, in.tokens, ctx, config_.pad_id);
     x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
     check_positions(stream.layout);
-    x = x.add(embedding_rows(parameters_.get(positions_, ctx),
-                             stream.layout.positions));
-    const at::Tensor types = parameters_.get(types_, ctx);
-    if (!in.types.defined()) {
-      x = x.add(types.select(0, 0));
-    } else if (const at::Tensor rows = stream.token_rows(); rows.defined()) {
-      const at::Tensor all =
-          at::zeros({stream.layout.rows()}, in.types.options())
-              .index_copy(0, rows, in.types);
-      x = x.add(embedding_rows(types, all));
-    } else {
-      x = x.add(embedding_rows(types, in.types));
-    }
+    x = x.add(look_up(positions_, stream.layout.positions, ctx));
+    x = x.add(look_up(types_, types_of(in, stream), ctx));
     return drop(norm(x, embeddings_norm_, ctx), config_.dropout,
                 embeddings_dropout_, ctx);
+  }
+
+  static at::Tensor types_of(const TokenStream& in,
+                             const EmbeddedStream& stream) {
+    if (!in.types.defined())
+      return at::zeros({stream.layout.rows()}, at::kLong);
+    const at::Tensor rows = stream.token_rows();
+    if (!rows.defined()) return in.types;
+    return at::zeros({stream.layout.rows()}, in.types.options())
+        .index_copy(0, rows, in.types);
   }
 
   void check_positions(const Layout& layout) const {

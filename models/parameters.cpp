@@ -10,6 +10,7 @@
 #include "base/nearest.h"
 #include "models/sites.h"
 #include "ops/masked_parameter.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 
@@ -62,6 +63,13 @@ at::Tensor Parameters::get(int number, const ForwardContext& ctx) const {
   return s.frozen;
 }
 
+Parameters::Use Parameters::use(int number, const ForwardContext& ctx) const {
+  const Slot& s = slot(number);
+  if (s.scored) return {s.frozen, s.scored.get()};
+  if (s.masked && !reference_ops()) return {s.frozen, s.masked.get()};
+  return {get(number, ctx)};
+}
+
 bool Parameters::trains(int number) const {
   const Slot& s = slot(number);
   return s.leaf.defined() || s.values.defined() || s.compute != nullptr;
@@ -91,6 +99,10 @@ void Parameters::set_masked(int number, at::Tensor values, at::Tensor index) {
   THINWIRE_ASSERT(values.dim() == 1 && index.sizes() == values.sizes(),
                   "'{}': {} values, {} positions", s.name, values.numel(),
                   index.numel());
+  if (values.numel() > 0) {
+    s.masked =
+        std::make_shared<MaskedWeight>(s.frozen, values, index, s.name);
+  }
   s.values = std::move(values);
   s.index = std::move(index);
 }
@@ -100,11 +112,20 @@ void Parameters::set_computed(
   untrained(number).compute = std::move(compute);
 }
 
+void Parameters::set_scored(int number,
+                            std::shared_ptr<ScoredWeight> scored) const {
+  THINWIRE_ASSERT(!trains(number), "'{}' trains while it is scored",
+                  slot(number).name);
+  slot(number).scored = std::move(scored);
+}
+
 void Parameters::freeze_all() {
   for (Slot& s : slots_) {
+    s.scored = nullptr;
     s.leaf.reset();
     s.values.reset();
     s.index.reset();
+    s.masked = nullptr;
     s.compute = nullptr;
   }
 }

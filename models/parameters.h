@@ -8,12 +8,15 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/hash.h"
+#include "models/masked_weight.h"
+#include "models/scored_weight.h"
 
 namespace thinwire {
 
@@ -27,7 +30,8 @@ struct TensorDigest {
   Digest digest;  // of its bytes
 };
 
-std::string_view dtype_name(at::ScalarType dtype);  // safetensors': "F32", "BF16"
+std::string_view dtype_name(
+    at::ScalarType dtype);  // safetensors': "F32", "BF16"
 
 Digest digest_of(const at::Tensor& tensor);  // its bytes; contiguous, on CPU
 Digest backbone_identity(std::vector<TensorDigest> tensors);
@@ -43,7 +47,10 @@ class Parameters {
     // At most one of the following; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
+    std::shared_ptr<MaskedWeight> masked;  // beside them
     std::function<at::Tensor(const ForwardContext&)> compute;
+    // Frozen, and backward looks at its gradient; the numbers stay as they are.
+    mutable std::shared_ptr<ScoredWeight> scored;
   };
 
   // Returns the slot number. Throws InternalError on a second use of a name.
@@ -57,6 +64,13 @@ class Parameters {
   // What the forward pass uses now: frozen storage, leaf, masked_parameter(…)
   // or the computed tensor; shape as declared.
   at::Tensor get(int slot, const ForwardContext& ctx) const;
+  // The same for those who show each use of the weight to `watch` where there
+  // is one; it then is the tensor's only way to a gradient.
+  struct Use {
+    at::Tensor tensor;
+    WatchedWeight* watch = nullptr;
+  };
+  Use use(int slot, const ForwardContext& ctx) const;
   bool trains(int slot) const;
 
   // Switch the source of one slot. Throw UsageError naming the tensor if
@@ -65,6 +79,9 @@ class Parameters {
   void set_masked(int slot, at::Tensor values, at::Tensor index);
   void set_computed(int slot,
                     std::function<at::Tensor(const ForwardContext&)> compute);
+  // Null: no longer scored.
+  void set_scored(int slot, std::shared_ptr<ScoredWeight> scored) const;
+  ScoredWeight* scored(int i) const { return slot(i).scored.get(); }
   void freeze_all();  // every slot back to frozen
   // The slot's frozen tensor, for what trained whole to be written into: an
   // fp32 copy takes the place of a bf16 one.

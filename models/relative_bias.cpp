@@ -78,9 +78,38 @@ at::Tensor RelativeBuckets::bias(const at::Tensor& weight,
         .contiguous();
   }
   const at::Tensor at = padded_positions(layout);
-  return at::embedding(weight, of_distances(at.unsqueeze(1).sub(at.unsqueeze(2))))
+  return at::embedding(weight,
+                       of_distances(at.unsqueeze(1).sub(at.unsqueeze(2))))
       .permute({0, 3, 1, 2})
       .contiguous();
+}
+
+std::function<at::Tensor(const at::Tensor&)> RelativeBuckets::gradient(
+    const Layout& layout) {
+  at::Tensor bucket_of;
+  if (layout.contiguous_positions) {
+    bucket_of = of_length(layout.max_length).contiguous();
+  } else {
+    const at::Tensor at = padded_positions(layout);
+    bucket_of = of_distances(at.unsqueeze(1).sub(at.unsqueeze(2))).contiguous();
+  }
+  return [bucket_of, buckets = buckets_](const at::Tensor& grad) {
+    const at::Tensor g = grad.contiguous();
+    const std::int64_t batch = g.size(0), heads = g.size(1);
+    const std::int64_t cells = g.size(2) * g.size(3);
+    at::Tensor out = at::zeros({batch, buckets, heads}, g.options());
+    const auto* bucket = bucket_of.const_data_ptr<std::int64_t>();
+    const auto* from = g.const_data_ptr<float>();
+    auto* to = out.mutable_data_ptr<float>();
+    for (std::int64_t b = 0; b < batch; ++b, to += buckets * heads) {
+      const auto* of = bucket_of.dim() == 3 ? bucket + b * cells : bucket;
+      for (std::int64_t h = 0; h < heads; ++h, from += cells) {
+        for (std::int64_t i = 0; i < cells; ++i)
+          to[of[i] * heads + h] += from[i];
+      }
+    }
+    return out;
+  };
 }
 
 }  // namespace thinwire

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <utility>
 
@@ -23,6 +24,10 @@ class RelativeBuckets {
   // weight; entry (i, j) is of key position minus query position. Cells where
   // there is no row hold some bucket's value: a mask hides them.
   at::Tensor bias(const at::Tensor& weight, const Layout& layout);
+  // Of the bias expanded to [B, H, L, L]: its gradient -> the weight's own for
+  // each sequence, [B, buckets, H].
+  std::function<at::Tensor(const at::Tensor& grad)> gradient(
+      const Layout& layout);
 
  private:
   const at::Tensor& of_length(std::int64_t length);

@@ -12,8 +12,6 @@
 #include "models/embedded_stream.h"
 #include "models/relative_bias.h"
 #include "ops/attention.h"
-#include "ops/embedding.h"
-#include "ops/norm.h"
 
 namespace thinwire {
 namespace {
@@ -239,13 +237,11 @@ class T5 : public Backbone {
     ForwardContext ctx = outer;
     ctx.layout = &stream.layout;
     ctx.memory = memory == nullptr ? nullptr : &memory->layout;
-    at::Tensor h = embedding_rows(parameters_.get(shared_, ctx), in.tokens);
+    at::Tensor h = look_up(shared_, in.tokens, ctx);
     h = insert_embeddings(stack.embeddings, std::move(h), stream, ctx);
     h = drop(h, config_.dropout, stack.embeddings_dropout, ctx);
 
-    at::Tensor bias = stack.buckets.bias(
-        parameters_.get(stack.relative_bias, ctx).to(at::kFloat),
-        stream.layout);
+    at::Tensor bias = relative_bias(stack, stream.layout, ctx);
     const bool causal = stack.which == Stack::kDecoder;
     if (const at::Tensor mask =
             attention_mask(stream.layout, stream.layout, causal);
@@ -266,7 +262,7 @@ class T5 : public Backbone {
       h = layer_output(b.tap, std::move(h), ctx);
     }
     BackboneOutput out;
-    out.hidden = drop(norm(h, stack.final_norm, ctx), config_.dropout,
+    out.hidden = drop(rms_norm_of(h, stack.final_norm, ctx), config_.dropout,
                       stack.final_dropout, ctx);
     out.token_rows = stream.token_rows();
     out.first_rows = stream.first_rows();
@@ -274,9 +270,16 @@ class T5 : public Backbone {
     return out;
   }
 
-  at::Tensor norm(const at::Tensor& x, int slot,
-                  const ForwardContext& ctx) const {
-    return rms_norm(x, parameters_.get(slot, ctx), config_.norm_eps);
+  at::Tensor relative_bias(T5Stack& stack, const Layout& layout,
+                           const ForwardContext& ctx) const {
+    const at::Tensor bias = stack.buckets.bias(
+        parameters_.get(stack.relative_bias, ctx).to(at::kFloat), layout);
+    ScoredWeight* scored = parameters_.scored(stack.relative_bias);
+    if (scored == nullptr) return bias;
+    // One per sequence, so that backward sees each one's own gradient.
+    return scored->other(bias.expand({layout.batch(), -1, -1, -1}),
+                         [buckets = stack.buckets.gradient(layout)](
+                             const at::Tensor& grad) { return buckets(grad); });
   }
 
   at::Tensor residual(const Sublayer& s, at::Tensor x, at::Tensor input,
@@ -294,7 +297,7 @@ class T5 : public Backbone {
   at::Tensor attend(const Attention& a, at::Tensor x,
                     const BackboneOutput* memory, const at::Tensor& bias,
                     const ForwardContext& ctx) {
-    const at::Tensor input = norm(x, a.norm, ctx);
+    const at::Tensor input = rms_norm_of(x, a.norm, ctx);
     AttentionInputs in;
     in.queries = in.keys = ctx.layout;
     in.q = linear(a.q, input, ctx);
@@ -320,7 +323,7 @@ class T5 : public Backbone {
 
   at::Tensor feed_forward(const FeedForward& f, at::Tensor x,
                           const ForwardContext& ctx) {
-    const at::Tensor input = norm(x, f.norm, ctx);
+    const at::Tensor input = rms_norm_of(x, f.norm, ctx);
     at::Tensor u = linear(f.wi, input, ctx);
     u = f.gate < 0 ? activate(u) : activate(linear(f.gate, input, ctx)).mul(u);
     u = drop(u, config_.dropout, f.inner_dropout, ctx);

@@ -26,17 +26,6 @@ TEST(Fisher, ExactShareDoesNotRoundLikeADouble) {
   EXPECT_EQ(exact_share(1e-9, 999999999), 0);
 }
 
-TEST(Fisher, AddSquaresSkipsNothingThatCounts) {
-  std::vector<float> scores(5000, 1), grads(5000, 0);
-  grads[1023] = 2;
-  grads[1024] = -0.0f;
-  grads[4999] = -3;
-  add_squares(scores.data(), grads.data(), 5000, 0.5f);
-  EXPECT_EQ(scores[1023], 3);
-  EXPECT_EQ(scores[4999], 5.5f);
-  EXPECT_EQ(std::accumulate(scores.begin(), scores.end(), 0.0), 5000 + 2 + 4.5);
-}
-
 // A linear-softmax model has a closed form: the head of BERT, for which the
 // pooled vector is the input. g_W = (p - e_y) x^T.
 TEST(Fisher, AgreesWithTheClosedFormOfALinearSoftmax) {
@@ -80,6 +69,72 @@ TEST(Fisher, PerExampleIsNotPerBatch) {
   EXPECT_GT(scores.sub(batch).norm().item<double>(),
             0.1 * batch.norm().item<double>());
 }
+
+// The definition: one backward per example, its dense gradients squared.
+std::vector<at::Tensor> one_by_one(Tiny& tiny, std::span<const int> slots,
+                                   std::int64_t samples,
+                                   Scoring::Labels labels) {
+  std::vector<at::Tensor> weights, scores;
+  for (const int slot : slots) {
+    weights.push_back(tiny.backbone->parameters().slot(slot).frozen);
+    weights.back().requires_grad_(true);
+    scores.push_back(at::zeros(weights.back().sizes()));
+  }
+  TinyScoring(tiny, 1).for_each_batch(
+      samples, labels, [&](std::span<const double> weight, const auto& run) {
+        run();
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+          at::Tensor& grad = weights[i].mutable_grad();
+          if (grad.defined()) {
+            scores[i].add_(grad.to(at::kFloat).square(), weight[0]);
+          }
+          grad.reset();
+        }
+      });
+  for (at::Tensor& weight : weights) weight.requires_grad_(false);
+  return scores;
+}
+
+struct Case {
+  const char* model;
+  Scoring::Labels labels;
+  bool bf16 = false;
+};
+class Batched : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Batched, EqualsOneBackwardPerExample) {
+  Tiny tiny(GetParam().model, GetParam().bf16);
+  const Parameters& p = tiny.backbone->parameters();
+  std::vector<int> slots(static_cast<std::size_t>(p.size()));
+  std::iota(slots.begin(), slots.end(), 0);
+  const std::int64_t samples = tiny.golden.tensor("input_ids").size(0);
+  const auto expected = one_by_one(tiny, slots, samples, GetParam().labels);
+  for (const std::int64_t size : {std::int64_t{2}, samples}) {
+    TinyScoring scoring(tiny, size);
+    const auto scores = fisher_scores(*tiny.backbone, slots, scoring, samples,
+                                      GetParam().labels);
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      const std::string& name = p.slot(slots[i]).name;
+      // Softmax does not see a key's bias: rounding alone.
+      if (name.ends_with(".key.bias")) continue;
+      EXPECT_GT(expected[i].norm().item<double>(), 0) << name;
+      // One at a time, gradients of bf16 weights are rounded to bf16.
+      EXPECT_TRUE(golden_close(name, scores[i], expected[i],
+                               GetParam().bf16 ? 2e-2 : 1e-5));
+      EXPECT_GE(scores[i].min().item<double>(), 0) << name;
+      EXPECT_EQ(p.scored(slots[i]), nullptr);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fisher, Batched,
+    ::testing::Values(Case{"bert_classify", Scoring::Labels::kData},
+                      Case{"bert_classify", Scoring::Labels::kModel},
+                      Case{"bert_classify", Scoring::Labels::kData, true},
+                      Case{"t5_tied", Scoring::Labels::kData},
+                      Case{"t5_tied", Scoring::Labels::kData, true},
+                      Case{"t5_gated", Scoring::Labels::kData}));
 
 TEST(FishMask, ASavedMaskComesBack) {
   Tiny tiny("bert_classify");

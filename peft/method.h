@@ -27,15 +27,17 @@ class Scoring {
  public:
   virtual ~Scoring() = default;
   enum class Labels { kData, kModel };  // empirical / true Fisher
+  // One batched pass: the weight of each sequence's own loss, and what runs
+  // backward on their sum; called once.
+  using Visit = std::function<void(std::span<const double> weights,
+                                   const std::function<void()>& backward)>;
   // For this rank's share of the first `samples` examples of the scoring order
-  // (data seed, Purpose::kScore): runs the example alone, in evaluation mode,
-  // through the backbone with whatever requires grad, calls backward on its
-  // loss, then `visit(weight)`. kData: once per example, weight 1. kModel: once
-  // per outcome c, weight p(c | x), label c (text: one outcome drawn from the
-  // model). `visit` reads and clears the gradients.
-  virtual void for_each_example(
-      std::int64_t samples, Labels labels,
-      const std::function<void(double weight)>& visit) = 0;
+  // (data seed, Purpose::kScore), a batch at a time: runs it, in evaluation
+  // mode, through the backbone with whatever asks for gradients, then calls
+  // `visit`. kData: once per batch, weights 1. kModel: once per outcome c,
+  // weights p(c | x), label c (text: one outcome drawn from the model).
+  virtual void for_each_batch(std::int64_t samples, Labels labels,
+                              const Visit& visit) = 0;
   // Sums fp32 tensors over all ranks, in bounded slices.
   virtual void sum_over_ranks(std::span<at::Tensor> tensors) = 0;
   // Progress for the user, rank 0 only; message-rate is limited by the run.

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -115,7 +116,10 @@ struct Tiny {
   // Rows of a padded batch; BERT [B, C], T5 [T, V].
   at::Tensor logits(const BackboneInput& in, const ForwardContext& ctx = {}) {
     if (classifier >= 0) return classify(*backbone, classifier, in, ctx);
-    return backbone->lm_logits(backbone->forward(in, ctx).hidden, ctx);
+    const BackboneOutput out = backbone->forward(in, ctx);
+    ForwardContext rows = ctx;
+    rows.layout = &out.layout;
+    return backbone->lm_logits(out.hidden, rows);
   }
   at::Tensor logits() { return logits(batch.input); }
   at::Tensor loss(const BackboneInput& in, const ForwardContext& ctx = {}) {
@@ -131,12 +135,13 @@ struct Tiny {
   }
 
   // Example b of the batch alone.
-  HfBatch example(std::int64_t b) const {
+  HfBatch example(std::int64_t b) const { return examples(b, 1); }
+  HfBatch examples(std::int64_t b, std::int64_t n) const {
     NamedTensors one;
     for (const char* name :
          {"input_ids", "attention_mask", "token_type_ids", "labels"}) {
       if (golden.contains(name)) {
-        one.emplace_back(name, golden.tensor(name).narrow(0, b, 1));
+        one.emplace_back(name, golden.tensor(name).narrow(0, b, n));
       }
     }
     return read_hf_inputs(one, backbone->config());
@@ -148,25 +153,34 @@ struct Tiny {
   HfBatch batch;
 };
 
-// One rank that scores the examples of a golden batch.
+// One rank that scores the examples of a golden batch, all at once or `size` at
+// a time.
 class TinyScoring : public Scoring {
  public:
-  explicit TinyScoring(Tiny& tiny) : tiny_(tiny) {}
+  explicit TinyScoring(Tiny& tiny, std::int64_t size = 1 << 20)
+      : tiny_(tiny), size_(size) {}
 
-  void for_each_example(std::int64_t samples, Labels labels,
-                        const std::function<void(double)>& visit) override {
-    for (std::int64_t b = 0; b < samples; ++b) {
-      HfBatch one = tiny_.example(b);
+  void for_each_batch(std::int64_t samples, Labels labels,
+                      const Visit& visit) override {
+    for (std::int64_t b = 0; b < samples; b += size_) {
+      const std::int64_t n = std::min(size_, samples - b);
+      HfBatch batch = tiny_.examples(b, n);
+      const auto pass = [&](const std::vector<double>& weights) {
+        const at::Tensor loss = tiny_.loss(batch.input);
+        visit(weights, [&] { loss.backward(); });
+      };
       if (labels == Labels::kData) {
-        tiny_.loss(one.input).backward();
-        visit(1);
+        pass(std::vector<double>(static_cast<std::size_t>(n), 1));
         continue;
       }
-      const at::Tensor p = tiny_.logits(one.input).detach().softmax(1);
+      const at::Tensor p = tiny_.logits(batch.input).detach().softmax(1);
       for (std::int64_t c = 0; c < p.size(1); ++c) {
-        one.input.labels = one.input.labels.detach().clone().fill_(c);
-        tiny_.loss(one.input).backward();
-        visit(p[0][c].item<double>());
+        batch.input.labels = batch.input.labels.detach().clone().fill_(c);
+        std::vector<double> weights;
+        for (std::int64_t i = 0; i < n; ++i) {
+          weights.push_back(p[i][c].item<double>());
+        }
+        pass(weights);
       }
     }
   }
@@ -175,6 +189,7 @@ class TinyScoring : public Scoring {
 
  private:
   Tiny& tiny_;
+  std::int64_t size_;
 };
 
 }  // namespace thinwire::testing

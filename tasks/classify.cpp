@@ -3,7 +3,7 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 
 #include <cmath>
 
@@ -73,14 +73,11 @@ class Classify : public PooledTask {
   std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
                                 const ForwardContext& ctx) override {
     const at::NoGradGuard no_grad;
-    const std::vector<double> p =
-        to_doubles(logits(backbone, in, ctx).to(at::kDouble).softmax(1));
-    THINWIRE_ASSERT(p.size() == static_cast<std::size_t>(outputs_),
-                    "outcomes of a batch of {}", in.sample_ids.size());
+    const at::Tensor p =
+        logits(backbone, in, ctx).to(at::kDouble).softmax(1).t().contiguous();
     std::vector<Outcome> out;
     for (std::int64_t c = 0; c < outputs_; ++c) {
-      out.push_back({at::full({1}, c, at::TensorOptions().dtype(at::kLong)),
-                     p[static_cast<std::size_t>(c)]});
+      out.push_back({at::full_like(in.labels, c), to_doubles(p.select(0, c))});
     }
     return out;
   }

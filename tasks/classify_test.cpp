@@ -78,10 +78,26 @@ TEST(Classify, OutcomesAreAllClassesWithTheirProbabilities) {
     EXPECT_EQ(other.labels.item<std::int64_t>(), static_cast<std::int64_t>(c));
     const double loss =
         f.task->loss(*f.backbone, other, ctx).sum.item<double>();
-    EXPECT_NEAR(outcomes[c].probability, std::exp(-loss), 1e-5);
-    total += outcomes[c].probability;
+    EXPECT_NEAR(outcomes[c].probabilities.at(0), std::exp(-loss), 1e-5);
+    total += outcomes[c].probabilities.at(0);
   }
   EXPECT_NEAR(total, 1, 1e-12);
+}
+
+TEST(Classify, OutcomesOfABatchAreThoseOfItsSamples) {
+  Fixture f("bert_classify", "classify",
+            classes(golden_labels("bert_classify")));
+  const std::vector<Sample> samples = {sample(3, {5, 6, 7}, 1),
+                                       sample(4, {8, 9}, 0)};
+  const auto both = f.task->outcomes(*f.backbone, f.collate(samples), {});
+  for (std::size_t b = 0; b < 2; ++b) {
+    const auto one = f.task->outcomes(*f.backbone, f.collate({samples[b]}), {});
+    ASSERT_EQ(one.size(), both.size());
+    for (std::size_t c = 0; c < one.size(); ++c) {
+      EXPECT_EQ(both[c].labels.numel(), 2);
+      EXPECT_NEAR(both[c].probabilities[b], one[c].probabilities[0], 1e-6);
+    }
+  }
 }
 
 TEST(Classify, HeadIsAddedAndRandomByNameWhereMissing) {
@@ -216,7 +232,7 @@ TEST(Regress, OutcomesLieOneDeviationAround) {
   for (const auto& o : outcomes) {
     EXPECT_NEAR(std::abs(o.labels.item<double>() - value), std::sqrt(0.5),
                 1e-6);
-    total += o.probability;
+    total += o.probabilities.at(0);
   }
   EXPECT_EQ(total, 1);
   EXPECT_THAT(usage_error([&] { f.collate({sample(9, {5}, 1e60)}); }),

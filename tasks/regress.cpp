@@ -55,7 +55,8 @@ class Regress : public PooledTask {
     const at::NoGradGuard no_grad;
     const at::Tensor value = logits(backbone, in, ctx).flatten();
     const double deviation = std::sqrt(0.5);
-    return {{value.add(deviation), 0.5}, {value.sub(deviation), 0.5}};
+    const std::vector<double> half(in.sample_ids.size(), 0.5);
+    return {{value.add(deviation), half}, {value.sub(deviation), half}};
   }
 
   std::vector<EvalRow> evaluate(Backbone& backbone, const BackboneInput& in,

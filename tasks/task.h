@@ -70,15 +70,14 @@ class Task {
   virtual at::Tensor logits(Backbone& backbone, const BackboneInput& in,
                             const ForwardContext& ctx) = 0;
 
-  // For the true Fisher: what the labels could have been for one example, and
-  // with which probability; `in` is a batch of one. Classification: every
-  // class. Text: one target drawn from the model (base/random.h, key), weight
-  // 1. Regression: the model's own value + and - 1 standard deviation of the
-  // Gaussian with variance 1/2, weight 1/2 each. Returns replacements for
-  // in.labels.
+  // For the true Fisher: what the labels of a batch could have been, and with
+  // which probability, for each sample. Classification: every class. Text: one
+  // target drawn from the model (base/random.h, key), weight 1. Regression: the
+  // model's own value + and - 1 standard deviation of the Gaussian with
+  // variance 1/2, weight 1/2 each. Returns replacements for in.labels.
   struct Outcome {
     at::Tensor labels;
-    double probability;
+    std::vector<double> probabilities;  // [B]
   };
   virtual std::vector<Outcome> outcomes(Backbone& backbone,
                                         const BackboneInput& in,

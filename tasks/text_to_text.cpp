@@ -71,32 +71,33 @@ class TextToText : public Task {
   std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
                                 const ForwardContext& ctx) override {
     const at::NoGradGuard no_grad;
-    THINWIRE_ASSERT(in.sample_ids.size() == 1, "outcomes of a batch of {}",
-                    in.sample_ids.size());
     const at::Tensor below = logits(backbone, in, ctx)
                                  .to(at::kDouble)
                                  .softmax(1)
                                  .cumsum(1)
                                  .contiguous();
-    const std::int64_t n = below.size(0), vocabulary = below.size(1);
-    at::Tensor drawn = at::empty({n}, in.labels.options());
+    const std::int64_t vocabulary = below.size(1);
+    at::Tensor drawn = at::empty({below.size(0)}, in.labels.options());
     const auto* given = in.labels.const_data_ptr<std::int64_t>();
     auto* out = drawn.mutable_data_ptr<std::int64_t>();
     const PhiloxKey key = make_key(ctx.seed, Purpose::kScore, ctx.step);
-    const std::uint64_t sample = in.sample_ids.front();
-    for (std::int64_t t = 0; t < n; ++t) {
-      out[t] = kIgnored;
-      if (given[t] == kIgnored) continue;
-      const double u =
-          uniform01(philox(key, {static_cast<std::uint32_t>(t), 0,
-                                 static_cast<std::uint32_t>(sample),
-                                 static_cast<std::uint32_t>(sample >> 32)})[0]);
-      // The total is 1 up to rounding; the scale leaves none outside.
-      const auto* row = below.const_data_ptr<double>() + t * vocabulary;
-      const auto* end = row + vocabulary - 1;
-      out[t] = std::upper_bound(row, end, u * *end) - row;
+    const auto& offsets = in.decoder.layout.offsets;
+    for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
+      const std::uint64_t sample = in.sample_ids[b];
+      for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
+        out[t] = kIgnored;
+        if (given[t] == kIgnored) continue;
+        const double u = uniform01(
+            philox(key, {static_cast<std::uint32_t>(t - offsets[b]), 0,
+                         static_cast<std::uint32_t>(sample),
+                         static_cast<std::uint32_t>(sample >> 32)})[0]);
+        // The total is 1 up to rounding; the scale leaves none outside.
+        const auto* row = below.const_data_ptr<double>() + t * vocabulary;
+        const auto* end = row + vocabulary - 1;
+        out[t] = std::upper_bound(row, end, u * *end) - row;
+      }
     }
-    return {{std::move(drawn), 1.0}};
+    return {{std::move(drawn), std::vector<double>(in.sample_ids.size(), 1)}};
   }
 
   // Greedy decoding gives the target exactly if, with the target's own tokens

@@ -127,7 +127,7 @@ TEST(TextToText, OutcomesFollowTheModel) {
     ctx.step = static_cast<std::uint64_t>(i);
     const auto outcomes = f.task->outcomes(*f.backbone, in, ctx);
     ASSERT_EQ(outcomes.size(), 1);
-    EXPECT_EQ(outcomes[0].probability, 1);
+    EXPECT_EQ(outcomes[0].probabilities.at(0), 1);
     const auto token = outcomes[0].labels[1].item<std::int64_t>();
     ASSERT_TRUE(token >= 0 && token < 41);
     ++counts[static_cast<std::size_t>(token)];
@@ -137,6 +137,22 @@ TEST(TextToText, OutcomesFollowTheModel) {
     // Four standard deviations; the draws themselves are fixed.
     EXPECT_NEAR(counts[static_cast<std::size_t>(token)] / kDraws, want,
                 4 * std::sqrt(want / kDraws) + 1e-3);
+  }
+}
+
+TEST(TextToText, OutcomesOfABatchAreThoseOfItsSamples) {
+  Fixture f("t5_tied", "text_to_text", kConfig);
+  const std::vector<Sample> samples = {sample(4, {5, 6, 1}, 0, {9, 3, 1}),
+                                       sample(7, {8, 1}, 0, {2, 9, 7, 1})};
+  const auto both = f.task->outcomes(*f.backbone, f.collate(samples), {});
+  ASSERT_EQ(both.size(), 1);
+  EXPECT_EQ(both[0].probabilities, std::vector<double>(2, 1));
+  std::int64_t row = 0;
+  for (const Sample& s : samples) {
+    const auto one = f.task->outcomes(*f.backbone, f.collate({s}), {});
+    const std::int64_t n = one[0].labels.numel();
+    EXPECT_TRUE(both[0].labels.narrow(0, row, n).equal(one[0].labels));
+    row += n;
   }
 }
 
