@@ -158,8 +158,7 @@ at::Tensor Backbone::look_up(int weight, const at::Tensor& rows,
                              std::int64_t padding) const {
   const auto [table, watch] = parameters_.use(weight, ctx);
   at::Tensor y = embedding_rows(table, rows, padding);
-  return watch == nullptr ? y
-                          : watch->look_up(y, rows, *ctx.layout, padding);
+  return watch == nullptr ? y : watch->look_up(y, rows, *ctx.layout, padding);
 }
 
 at::Tensor Backbone::adapt(int site, SublayerState state,

@@ -64,9 +64,7 @@ class Bert : public Backbone {
     ctx.layout = &stream.layout;
     ctx.memory = nullptr;
     at::Tensor h = embed(in.encoder, stream, ctx);
-    const at::Tensor mask =
-        attention_mask(stream.layout, stream.layout, /*causal=*/false);
-    for (const Block& block : blocks_) h = run(block, h, mask, ctx);
+    for (const Block& block : blocks_) h = run(block, h, ctx);
 
     BackboneOutput out;
     out.hidden = std::move(h);
@@ -222,11 +220,10 @@ class Bert : public Backbone {
     }
   }
 
-  at::Tensor run(const Block& b, at::Tensor x, const at::Tensor& mask,
-                 const ForwardContext& ctx) {
+  at::Tensor run(const Block& b, at::Tensor x, const ForwardContext& ctx) {
     x = layer_input(b.tap, std::move(x), ctx);
-    x = sublayer(b.attention_sublayer, b.attention_norm, x,
-                 attend(b, x, mask, ctx), ctx);
+    x = sublayer(b.attention_sublayer, b.attention_norm, x, attend(b, x, ctx),
+                 ctx);
     at::Tensor u = activate(linear(b.intermediate, x, ctx));
     u = drop(linear(b.output, u, ctx), config_.dropout, b.output_dropout, ctx);
     x = sublayer(b.feed_forward_sublayer, b.output_norm, x, std::move(u), ctx);
@@ -244,7 +241,7 @@ class Bert : public Backbone {
     return norm(x.add(u), n, ctx);
   }
 
-  at::Tensor attend(const Block& b, const at::Tensor& x, const at::Tensor& mask,
+  at::Tensor attend(const Block& b, const at::Tensor& x,
                     const ForwardContext& ctx) {
     AttentionInputs in;
     in.q = linear(b.query, x, ctx);
@@ -253,7 +250,6 @@ class Bert : public Backbone {
     in.queries = in.keys = ctx.layout;
     in.heads = config_.heads;
     in.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
-    in.bias = mask;
     std::tie(in.extra_k, in.extra_v) = extra_keys_values(b.attention, ctx);
     if (ctx.training) in.dropout = config_.attention_dropout;
     in.key = ctx.dropout_key(b.attention_dropout);

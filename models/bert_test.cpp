@@ -1,7 +1,6 @@
+#include <ATen/ops/ones.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <ATen/ops/ones.h>
 
 #include "base/error.h"
 #include "models/backbone.h"

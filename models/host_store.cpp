@@ -58,8 +58,8 @@ class PlanningSource : public TensorSource {
     t.init = init;
     t.dtype = real_.dtype(shape);
     const auto width = static_cast<std::int64_t>(c10::elementSize(t.dtype));
-    t.bytes = std::accumulate(shape.begin(), shape.end(), width,
-                              std::multiplies<>());
+    t.bytes =
+        std::accumulate(shape.begin(), shape.end(), width, std::multiplies<>());
     t.in_place = stored.defined() && stored.scalar_type() == t.dtype &&
                  !stored.storage().resizable();
     plan_.bytes += t.bytes;
@@ -180,9 +180,8 @@ std::vector<std::vector<std::size_t>> deal(const StorePlan& plan, int workers) {
 Digest identity_of(const StorePlan& plan, std::span<const Digest> digests) {
   std::vector<TensorDigest> tensors;
   for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
-    tensors.push_back(
-        {plan.tensors[i].names.front(), plan.tensors[i].dtype,
-         plan.tensors[i].shape, digests[i]});
+    tensors.push_back({plan.tensors[i].names.front(), plan.tensors[i].dtype,
+                       plan.tensors[i].shape, digests[i]});
   }
   return backbone_identity(std::move(tensors));
 }

@@ -24,19 +24,17 @@ MaskedWeight::MaskedWeight(const at::Tensor& weight, at::Tensor values,
   const bool matrix = weight.dim() == 2;
   THINWIRE_ASSERT(matrix || weight.dim() == 1, "a mask over '{}' of {} axes",
                   name, weight.dim());
-  plan_ = std::make_shared<const MaskPlan>(
-      make_mask_plan(index, matrix ? weight.size(0) : 1,
-                     weight.size(matrix ? 1 : 0), name));
+  plan_ = std::make_shared<const MaskPlan>(make_mask_plan(
+      index, matrix ? weight.size(0) : 1, weight.size(matrix ? 1 : 0), name));
 }
 
 at::Tensor MaskedWeight::product(const at::Tensor& y, const at::Tensor& x,
                                  at::ScalarType type, const Layout&) {
-  return tap_gradient_of(
-      y, values_,
-      [plan = plan_, x = rows_of(x, type), type](at::Tensor& grad,
-                                                 const at::Tensor& dy) {
-        masked_gradient(grad, *plan, x, rows_of(dy, type));
-      });
+  return tap_gradient_of(y, values_,
+                         [plan = plan_, x = rows_of(x, type), type](
+                             at::Tensor& grad, const at::Tensor& dy) {
+                           masked_gradient(grad, *plan, x, rows_of(dy, type));
+                         });
 }
 
 at::Tensor MaskedWeight::look_up(const at::Tensor& y, const at::Tensor& rows,

@@ -100,8 +100,7 @@ void Parameters::set_masked(int number, at::Tensor values, at::Tensor index) {
                   "'{}': {} values, {} positions", s.name, values.numel(),
                   index.numel());
   if (values.numel() > 0) {
-    s.masked =
-        std::make_shared<MaskedWeight>(s.frozen, values, index, s.name);
+    s.masked = std::make_shared<MaskedWeight>(s.frozen, values, index, s.name);
   }
   s.values = std::move(values);
   s.index = std::move(index);

@@ -74,7 +74,6 @@ at::Tensor RelativeBuckets::bias(const at::Tensor& weight,
   if (layout.contiguous_positions) {
     return at::embedding(weight, of_length(layout.max_length))
         .permute({2, 0, 1})
-        .unsqueeze(0)
         .contiguous();
   }
   const at::Tensor at = padded_positions(layout);

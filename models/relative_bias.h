@@ -20,9 +20,10 @@ class RelativeBuckets {
   RelativeBuckets(std::int64_t buckets, std::int64_t max_distance,
                   bool bidirectional);
 
-  // weight [buckets, H] -> [B or 1, H, L, L], contiguous, differentiable in
-  // weight; entry (i, j) is of key position minus query position. Cells where
-  // there is no row hold some bucket's value: a mask hides them.
+  // weight [buckets, H] -> [H, L, L], one for all sequences, or [B, H, L, L]
+  // where positions have holes; contiguous, differentiable in weight. Entry
+  // (i, j) is of key position minus query position; what lies past the end of
+  // a sequence holds some bucket's value, and attention does not read it.
   at::Tensor bias(const at::Tensor& weight, const Layout& layout);
   // Of the bias expanded to [B, H, L, L]: its gradient -> the weight's own for
   // each sequence, [B, buckets, H].

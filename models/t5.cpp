@@ -241,22 +241,12 @@ class T5 : public Backbone {
     h = insert_embeddings(stack.embeddings, std::move(h), stream, ctx);
     h = drop(h, config_.dropout, stack.embeddings_dropout, ctx);
 
-    at::Tensor bias = relative_bias(stack, stream.layout, ctx);
-    const bool causal = stack.which == Stack::kDecoder;
-    if (const at::Tensor mask =
-            attention_mask(stream.layout, stream.layout, causal);
-        mask.defined()) {
-      bias = bias.add(mask);
-    }
-    at::Tensor memory_mask;
-    if (memory != nullptr) {
-      memory_mask = attention_mask(stream.layout, memory->layout, false);
-    }
+    const at::Tensor bias = relative_bias(stack, stream.layout, ctx);
     for (const Block& b : stack.blocks) {
       h = layer_input(b.tap, std::move(h), ctx);
       h = attend(b.self, std::move(h), nullptr, bias, ctx);
       if (memory != nullptr) {
-        h = attend(b.cross, std::move(h), memory, memory_mask, ctx);
+        h = attend(b.cross, std::move(h), memory, {}, ctx);
       }
       h = feed_forward(b.feed_forward, std::move(h), ctx);
       h = layer_output(b.tap, std::move(h), ctx);
@@ -302,6 +292,7 @@ class T5 : public Backbone {
     in.queries = in.keys = ctx.layout;
     in.q = linear(a.q, input, ctx);
     if (memory == nullptr) {
+      in.causal = ctx.memory != nullptr;  // the decoder's own rows
       in.k = linear(a.k, input, ctx);
       in.v = linear(a.v, input, ctx);
     } else {

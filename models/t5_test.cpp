@@ -82,7 +82,7 @@ TEST(RelativeBuckets, FollowThePaper) {
   const at::Tensor weight = at::arange(8, at::kFloat).unsqueeze(1);
   const Layout layout = make_layout({9}, {0});
   const at::Tensor both = RelativeBuckets(8, 16, true).bias(weight, layout);
-  ASSERT_EQ(both.sizes(), at::IntArrayRef({1, 1, 9, 9}));
+  ASSERT_EQ(both.sizes(), at::IntArrayRef({1, 9, 9}));
   const std::vector<float> first = {0, 5, 6, 6, 6, 6, 7, 7, 7};
   const std::vector<float> last = {3, 3, 3, 2, 2, 2, 2, 1, 0};
   const at::Tensor past = RelativeBuckets(8, 16, false).bias(weight, layout);
@@ -90,7 +90,7 @@ TEST(RelativeBuckets, FollowThePaper) {
   const std::vector<float> causal = {6, 5, 5, 4, 4, 3, 2, 1, 0};
   for (int j = 0; j < 9; ++j) {
     const auto at = [j](const at::Tensor& t, int i) {
-      return t[0][0][i][j].item<float>();
+      return t[0][i][j].item<float>();
     };
     EXPECT_EQ(at(both, 0), first[static_cast<std::size_t>(j)]) << j;
     EXPECT_EQ(at(both, 8), last[static_cast<std::size_t>(j)]) << j;
@@ -108,11 +108,11 @@ TEST(RelativeBuckets, HolesKeepTheirDistance) {
   ASSERT_EQ(holes.sizes(), at::IntArrayRef({2, 2, 3, 3}));
   const std::vector<std::int64_t> at = {0, 4, 8};
   for (std::int64_t h = 0; h < 2; ++h) {
-    EXPECT_EQ(holes[0][h][1][0].item<float>(), whole[0][h][2][1].item<float>());
+    EXPECT_EQ(holes[0][h][1][0].item<float>(), whole[h][2][1].item<float>());
     for (std::int64_t i = 0; i < 3; ++i) {
       for (std::int64_t j = 0; j < 3; ++j) {
         EXPECT_EQ(holes[1][h][i][j].item<float>(),
-                  whole[0][h][at[static_cast<std::size_t>(i)]]
+                  whole[h][at[static_cast<std::size_t>(i)]]
                        [at[static_cast<std::size_t>(j)]]
                            .item<float>());
       }

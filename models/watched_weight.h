@@ -1,6 +1,6 @@
 // A weight whose uses are seen one by one, because its gradient is never wanted
-// as a whole: entries of it train, or it is scored. Where the backbone uses such
-// a weight, the result goes through one of these.
+// as a whole: entries of it train, or it is scored. Where the backbone uses
+// such a weight, the result goes through one of these.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,18 +1,22 @@
 // Multi-head attention over ragged batches, with separate query and key
 // layouts, so that self-attention, cross-attention, prefixes and packing are
-// one call.
+// one call. Rows are never padded, and scores exist only for a strip of
+// queries of one head at a time: what backward keeps is q, k, v and one number
+// per query and head, from which it computes the weights again (Dao et al.
+// 2022, "FlashAttention", sec. 3.1; here a strip spans all keys, so that the
+// softmax is the plain one). Dropout is drawn again as well.
 #pragma once
 
-#include <cstdint>
-
 #include <ATen/core/Tensor.h>
+
+#include <cstdint>
 
 #include "ops/dropout.h"
 #include "ops/layout.h"
 
 namespace thinwire {
 
-// H heads of width D; Tq, Tk rows; Lq, Lk longest sequences.
+// H heads of width D; Tq, Tk rows; Lq, Lk longest sequences. All fp32.
 struct AttentionInputs {
   at::Tensor q;  // [Tq, H D]
   at::Tensor k;  // [Tk, H D]
@@ -20,24 +24,27 @@ struct AttentionInputs {
   const Layout* queries = nullptr;
   const Layout* keys = nullptr;
   std::int64_t heads = 1;
-  double scale = 1;           // of the scores; T5: 1, BERT: 1/sqrt(D)
-  // Added to the scaled scores, [B or 1, H or 1, Lq, Lk]: relative bias and
-  // mask together, from attention_mask() plus the model's own bias.
+  double scale = 1;  // of the scores; T5: 1, BERT: 1/sqrt(D)
+  // A query sees no key whose position is beyond its own. Positions of keys
+  // must ascend within a sequence.
+  bool causal = false;
+  // Added to the scaled scores, the same for all sequences or one per
+  // sequence: [H, Lq, Lk] or [B, H, Lq, Lk]; undefined: none. Read only where
+  // sequence b has queries and keys.
   at::Tensor bias;
   // Extra keys and values that every query sees, put before the others, with
   // no bias: [B, n, H D] or [n, H D]; undefined: none.
   at::Tensor extra_k, extra_v;
-  double dropout = 0;
+  double dropout = 0;  // of the weights after softmax
   DropoutKey key;
 };
 
-// -> [Tq, H D]. Differentiable in q, k, v, bias and the extras.
+// -> [Tq, H D]; a query that sees no key gets zeros. Differentiable in q, k,
+// v, bias and the extras, once. Throws UsageError unless 0 <= dropout < 1.
 at::Tensor attention(const AttentionInputs& in);
 
-// 0 where the query may look, the lowest float where it may not (past the end
-// of its sequence; with causal, past its own position): [B or 1, 1, Lq, Lk].
-// Undefined when nothing is masked.
-at::Tensor attention_mask(const Layout& queries, const Layout& keys,
-                          bool causal);
+// The same in plain ATen operations, on padded rows: differentiable twice.
+// Every query must see a key. attention() calls it while reference_ops().
+at::Tensor attention_reference(const AttentionInputs& in);
 
 }  // namespace thinwire

@@ -1,11 +1,16 @@
 #include "ops/attention.h"
 
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
-#include <limits>
 
+#include "ops/reference.h"
 #include "ops/test_tensors.h"
 
 namespace thinwire {
@@ -19,40 +24,43 @@ using test::normal;
 struct Case {
   std::vector<std::int64_t> query_lengths, key_lengths;
   bool causal = false;
-  bool bias = false;  // learned, [1, H, Lq, Lk]
-  int extra = 0;      // rows; negative: shared by all sequences
+  int bias = 0;   // dimensions of the learned bias; 0: none
+  int extra = 0;  // rows; negative: shared by all sequences
   double scale = 1;
   std::int64_t head_width = 6;
 };
 
-// Sequence by sequence and head by head, with no padding anywhere. bias: the
-// learned part alone, [1, H, Lq, Lk].
-at::Tensor by_hand(const AttentionInputs& in, const at::Tensor& bias,
-                   bool causal, const at::Tensor& weight_factor) {
+constexpr std::int64_t kHeads = 2;
+
+// Sequence by sequence and head by head. factor: of the weights, or undefined.
+at::Tensor by_hand(const AttentionInputs& in, const at::Tensor& factor) {
   const std::int64_t width = in.q.size(1), d = width / in.heads;
+  const auto* query_position =
+      in.queries->positions.const_data_ptr<std::int64_t>();
+  const auto* key_position = in.keys->positions.const_data_ptr<std::int64_t>();
   std::vector<at::Tensor> rows;
   for (std::size_t b = 0; b + 1 < in.queries->offsets.size(); ++b) {
     const auto place = static_cast<std::int64_t>(b);
     const std::int64_t q0 = in.queries->offsets[b], k0 = in.keys->offsets[b];
     const std::int64_t lq = in.queries->offsets[b + 1] - q0;
     const std::int64_t lk = in.keys->offsets[b + 1] - k0;
+    at::Tensor mask = at::zeros({lq, lk});
+    for (std::int64_t i = 0; in.causal && i < lq; ++i) {
+      for (std::int64_t j = 0; j < lk; ++j) {
+        if (key_position[k0 + j] > query_position[q0 + i]) {
+          mask.data_ptr<float>()[i * lk + j] = -INFINITY;
+        }
+      }
+    }
     std::vector<at::Tensor> heads;
     for (std::int64_t h = 0; h < in.heads; ++h) {
       const at::Tensor q = in.q.narrow(0, q0, lq).narrow(1, h * d, d);
       at::Tensor k = in.k.narrow(0, k0, lk).narrow(1, h * d, d);
       at::Tensor v = in.v.narrow(0, k0, lk).narrow(1, h * d, d);
-      at::Tensor scores = q.matmul(k.t()).mul(in.scale);
-      if (bias.defined()) {
-        scores = scores.add(bias[0][h].narrow(0, 0, lq).narrow(1, 0, lk));
-      }
-      if (causal) {
-        at::Tensor mask = at::empty({lq, lk});
-        for (std::int64_t i = 0; i < lq; ++i) {
-          for (std::int64_t j = 0; j < lk; ++j) {
-            mask[i][j] = j <= i ? 0.0 : -INFINITY;
-          }
-        }
-        scores = scores.add(mask);
+      at::Tensor scores = q.matmul(k.t()).mul(in.scale).add(mask);
+      if (in.bias.defined()) {
+        const at::Tensor mine = in.bias.dim() == 4 ? in.bias[place] : in.bias;
+        scores = scores.add(mine[h].narrow(0, 0, lq).narrow(1, 0, lk));
       }
       if (in.extra_k.defined()) {
         const bool shared = in.extra_k.dim() == 2;
@@ -64,9 +72,9 @@ at::Tensor by_hand(const AttentionInputs& in, const at::Tensor& bias,
         v = at::cat({ev, v}, 0);
       }
       at::Tensor weights = scores.softmax(-1);
-      if (weight_factor.defined()) {
-        weights = weights.mul(weight_factor[place][h].narrow(0, 0, lq).narrow(
-            1, 0, weights.size(1)));
+      if (factor.defined()) {
+        weights = weights.mul(
+            factor[place][h].narrow(0, 0, lq).narrow(1, 0, weights.size(1)));
       }
       heads.push_back(weights.matmul(v));
     }
@@ -75,12 +83,19 @@ at::Tensor by_hand(const AttentionInputs& in, const at::Tensor& bias,
   return at::cat(rows, 0);
 }
 
-void check(const Case& c, double p) {
-  constexpr std::int64_t kHeads = 2;
-  std::vector<std::uint64_t> ids;
-  for (std::size_t b = 0; b < c.query_lengths.size(); ++b) ids.push_back(b + 3);
-  const Layout queries = make_layout(c.query_lengths, ids);
-  const Layout keys = make_layout(c.key_lengths, ids);
+std::array<at::Tensor*, 6> tensors(AttentionInputs& in) {
+  return {&in.q, &in.k, &in.v, &in.bias, &in.extra_k, &in.extra_v};
+}
+
+AttentionInputs copy_leaves(AttentionInputs in) {
+  for (at::Tensor* t : tensors(in)) {
+    if (t->defined()) *t = copy_leaf(*t);
+  }
+  return in;
+}
+
+AttentionInputs make_inputs(const Case& c, const Layout& queries,
+                            const Layout& keys, double p) {
   const std::int64_t width = kHeads * c.head_width;
   AttentionInputs in;
   in.q = leaf("q", {queries.rows(), width});
@@ -90,6 +105,7 @@ void check(const Case& c, double p) {
   in.keys = &keys;
   in.heads = kHeads;
   in.scale = c.scale;
+  in.causal = c.causal;
   in.dropout = p;
   in.key = {.seed = 1, .step = 2, .site = 3};
   if (c.extra != 0) {
@@ -100,72 +116,82 @@ void check(const Case& c, double p) {
     in.extra_k = leaf("ek", shape);
     in.extra_v = leaf("ev", shape);
   }
-  at::Tensor learned;
-  if (c.bias)
-    learned = leaf("b", {1, kHeads, queries.max_length, keys.max_length});
-  const at::Tensor mask = attention_mask(queries, keys, c.causal);
-  in.bias = learned;
-  if (mask.defined()) in.bias = c.bias ? learned.add(mask) : mask;
-
-  AttentionInputs twin = in;
-  at::Tensor twin_bias;
-  for (at::Tensor* t :
-       {&twin.q, &twin.k, &twin.v, &twin.extra_k, &twin.extra_v}) {
-    if (t->defined()) *t = copy_leaf(*t);
+  if (c.bias == 3) {
+    in.bias = leaf("b", {kHeads, queries.max_length, keys.max_length});
+  } else if (c.bias == 4) {
+    in.bias = leaf(
+        "b", {queries.batch(), kHeads, queries.max_length, keys.max_length});
   }
-  if (c.bias) twin_bias = copy_leaf(learned);
+  return in;
+}
+
+std::vector<std::uint64_t> sample_ids(const Case& c) {
+  std::vector<std::uint64_t> out;
+  for (std::size_t b = 0; b < c.query_lengths.size(); ++b) {
+    out.push_back((b << 33) + b + 3);
+  }
+  return out;
+}
+
+// The kernels and the twin in plain operations against by_hand.
+void check(const Case& c, double p) {
+  const Layout queries = make_layout(c.query_lengths, sample_ids(c));
+  const Layout keys = make_layout(c.key_lengths, sample_ids(c));
+  const AttentionInputs in = make_inputs(c, queries, keys, p);
+  AttentionInputs twin = copy_leaves(in);
   at::Tensor factor;
   if (p > 0) {
-    at::Tensor ones = at::empty({queries.batch(), kHeads, queries.max_length,
-                                 std::abs(c.extra) + keys.max_length});
-    factor = dropout_attention(ones.fill_(1.0), p, in.key, queries);
+    factor =
+        dropout_attention(at::ones({queries.batch(), kHeads, queries.max_length,
+                                    std::abs(c.extra) + keys.max_length}),
+                          p, in.key, queries);
   }
-
-  const at::Tensor out = attention(in);
-  const at::Tensor want = by_hand(twin, twin_bias, c.causal, factor);
-  EXPECT_LT(largest_difference(out, want), 1e-5);
-  const at::Tensor g = normal("g", {queries.rows(), width});
-  out.mul(g).sum().backward();
+  const at::Tensor want = by_hand(twin, factor);
+  const at::Tensor g = normal("g", want.sizes().vec());
   want.mul(g).sum().backward();
-  EXPECT_LT(largest_difference(in.q.grad(), twin.q.grad()), 2e-5);
-  EXPECT_LT(largest_difference(in.k.grad(), twin.k.grad()), 2e-5);
-  EXPECT_LT(largest_difference(in.v.grad(), twin.v.grad()), 2e-5);
-  if (c.extra != 0) {
-    EXPECT_LT(largest_difference(in.extra_k.grad(), twin.extra_k.grad()), 2e-5);
-    EXPECT_LT(largest_difference(in.extra_v.grad(), twin.extra_v.grad()), 2e-5);
-  }
-  if (c.bias) {
-    EXPECT_LT(largest_difference(learned.grad(), twin_bias.grad()), 2e-5);
-  }
-
-  // Without a graph the numbers are the same: bit for bit where the kernel is.
-  AttentionInputs plain = in;
-  for (at::Tensor* t : {&plain.q, &plain.k, &plain.v, &plain.bias,
-                        &plain.extra_k, &plain.extra_v}) {
-    if (t->defined()) *t = t->detach();
-  }
-  EXPECT_LE(largest_difference(attention(plain), out),
-            c.head_width < 64 ? 0 : 1e-5);
+  const auto compare = [&](const auto& function) {
+    AttentionInputs mine = copy_leaves(in);
+    const at::Tensor out = function(mine);
+    EXPECT_LT(largest_difference(out, want), 1e-5);
+    out.mul(g).sum().backward();
+    for (std::size_t i = 0; i < tensors(mine).size(); ++i) {
+      if (!tensors(mine)[i]->defined()) continue;
+      SCOPED_TRACE(testing::Message() << "gradient " << i);
+      EXPECT_LT(largest_difference(tensors(mine)[i]->grad(),
+                                   tensors(twin)[i]->grad()),
+                2e-5);
+    }
+    // Without a graph the numbers are the same.
+    const at::NoGradGuard no_grad;
+    EXPECT_EQ(largest_difference(function(mine), out), 0);
+  };
+  compare(attention_reference);
+  compare(attention);
 }
 
 TEST(Attention, MatchesSequenceBySequence) {
   const std::vector<Case> cases{
       {{4, 4}, {4, 4}},
-      {{4, 2, 3}, {4, 2, 3}, false, true},
-      {{3, 3}, {3, 3}, true, true, 0, 0.5},
-      {{4, 2, 3}, {4, 2, 3}, true, false, 0, 0.5},
-      {{2, 3}, {5, 1}, false, true},           // cross
-      {{3, 3}, {4, 4}, false, false, 0, 0.3},  // cross, no mask at all
-      {{4, 2, 3}, {4, 2, 3}, false, true, 2},
-      {{4, 2, 3}, {4, 2, 3}, true, false, -3},
-      {{3, 3}, {3, 3}, false, false, -2},
-      // Wide heads, then long keys: the blocked kernel without and with a
-      // graph, its mask learned or not.
-      {{4, 2, 3}, {4, 2, 3}, true, false, 2, 0.125, 64},
-      {{4, 2, 3}, {4, 2, 3}, false, true, 0, 0.125, 64},
-      {{3, 2}, {260, 100}, false, false, 0, 0.125, 64},
-      {{3, 2}, {260, 100}, false, false, 2, 0.125, 64},
-      {{3, 3}, {260, 260}, false, false, -3, 0.125, 64},
+      {{4, 2, 3}, {4, 2, 3}, false, 3},
+      {{4, 2, 3}, {4, 2, 3}, false, 4},
+      {{3, 3}, {3, 3}, true, 3, 0, 0.5},
+      {{4, 2, 3}, {4, 2, 3}, true, 0, 0, 0.5},
+      {{2, 3}, {5, 1}, false, 3},          // cross
+      {{3, 3}, {4, 4}, false, 0, 0, 0.3},  // cross, no mask at all
+      {{1, 1}, {9, 30}, false, 3, 0, 0.3, 8},
+      {{1}, {1}, true, 3, 0, 1, 1},
+      {{4, 2, 3}, {4, 2, 3}, false, 3, 2},
+      {{4, 2, 3}, {4, 2, 3}, true, 0, -3},
+      {{3, 3}, {3, 3}, false, 0, -2},
+      {{17, 40}, {40, 17}, false, 4, -20, 0.25, 16},
+      {{33, 60, 8}, {33, 60, 8}, false, 0, 0, 0.18, 32},
+      {{4, 2, 3}, {4, 2, 3}, true, 0, 2, 0.125, 64},
+      {{4, 2, 3}, {4, 2, 3}, false, 3, 0, 0.125, 64},
+      {{130, 65}, {130, 65}, true, 3, 5, 0.125, 64},
+      {{3, 2}, {260, 100}, false, 0, 2, 0.125, 64},
+      {{250, 7}, {250, 7}, true, 4, 0, 0.125, 64},
+      {{20, 19}, {300, 700}, false, 3, -3, 0.09, 128},
+      {{13, 21}, {21, 13}, false, 3, 1, 0.14, 50},
   };
   for (std::size_t i = 0; i < cases.size(); ++i) {
     for (const double p : {0.0, 0.3}) {
@@ -175,48 +201,116 @@ TEST(Attention, MatchesSequenceBySequence) {
   }
 }
 
-TEST(Attention, DoesNotTouchItsInputs) {
-  const Layout l = make_layout({3, 3}, {0, 1});
-  AttentionInputs in;
-  in.q = normal("q", {6, 8});
-  in.k = normal("k", {6, 8});
-  in.v = normal("v", {6, 8});
-  in.queries = in.keys = &l;
-  in.heads = 2;
-  in.bias = normal("b", {1, 2, 3, 3});
-  attention(in);
-  EXPECT_EQ(largest_difference(in.q, normal("q", {6, 8})), 0);
-  EXPECT_EQ(largest_difference(in.k, normal("k", {6, 8})), 0);
-  EXPECT_EQ(largest_difference(in.v, normal("v", {6, 8})), 0);
-  EXPECT_EQ(largest_difference(in.bias, normal("b", {1, 2, 3, 3})), 0);
-}
-
-TEST(AttentionMask, PaddingAndFuture) {
-  const Layout ragged = make_layout({1, 3}, {0, 1});
-  const Layout uniform = make_layout({3, 3}, {0, 1});
-  EXPECT_FALSE(attention_mask(ragged, uniform, false).defined());
-  const at::Tensor causal = attention_mask(uniform, uniform, true);
-  EXPECT_EQ(causal.sizes(), (std::vector<std::int64_t>{1, 1, 3, 3}));
-  const at::Tensor both = attention_mask(ragged, ragged, true);
-  ASSERT_EQ(both.sizes(), (std::vector<std::int64_t>{2, 1, 3, 3}));
-  constexpr float kNever = std::numeric_limits<float>::lowest();
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j) {
-      EXPECT_EQ(causal[0][0][i][j].item<float>(), j <= i ? 0 : kNever);
-      EXPECT_EQ(both[1][0][i][j].item<float>(), j <= i ? 0 : kNever);
-      EXPECT_EQ(both[0][0][i][j].item<float>(), j == 0 ? 0 : kNever);
+TEST(Attention, FrozenInputsGetNoGradient) {
+  const Case c{{5, 3}, {6, 2}, false, 3, 2};
+  const Layout queries = make_layout(c.query_lengths, {0, 1});
+  const Layout keys = make_layout(c.key_lengths, {0, 1});
+  const at::Tensor g = normal("g", {queries.rows(), 12});
+  AttentionInputs all = make_inputs(c, queries, keys, 0.2);
+  attention(all).mul(g).sum().backward();
+  for (std::size_t i = 0; i < tensors(all).size(); ++i) {
+    SCOPED_TRACE(i);
+    AttentionInputs one = make_inputs(c, queries, keys, 0.2);
+    for (std::size_t j = 0; j < tensors(one).size(); ++j) {
+      if (j != i) *tensors(one)[j] = tensors(one)[j]->detach();
     }
+    attention(one).mul(g).sum().backward();
+    for (std::size_t j = 0; j < tensors(one).size(); ++j) {
+      EXPECT_EQ(tensors(one)[j]->grad().defined(), i == j);
+    }
+    EXPECT_EQ(
+        largest_difference(tensors(one)[i]->grad(), tensors(all)[i]->grad()),
+        0);
   }
 }
 
-TEST(AttentionMask, CausalFollowsGivenPositions) {
-  const Layout query = make_layout({1, 1}, {0, 1}, {1, 2});
-  const Layout keys = make_layout({3, 3}, {0, 1});
-  const at::Tensor mask = attention_mask(query, keys, true);
-  ASSERT_EQ(mask.sizes(), (std::vector<std::int64_t>{2, 1, 1, 3}));
-  EXPECT_EQ(mask[0][0][0][1].item<float>(), 0);
-  EXPECT_LT(mask[0][0][0][2].item<float>(), -1e38f);
-  EXPECT_EQ(mask[1][0][0][2].item<float>(), 0);
+TEST(Attention, CausalFollowsGivenPositions) {
+  // One query of a sequence whose keys are there already, and one with holes.
+  const Layout queries = make_layout({1, 2}, {0, 1}, {1, 2, 9});
+  const Layout keys = make_layout({3, 4}, {0, 1}, {0, 1, 2, 0, 2, 5, 9});
+  AttentionInputs in = make_inputs({{}, {}, true}, queries, keys, 0);
+  const at::Tensor out = attention(in);
+  EXPECT_LT(largest_difference(out, by_hand(in, {})), 1e-5);
+  EXPECT_LT(largest_difference(attention_reference(in), out), 1e-5);
+  // The second key's row has no say in the first sequence's third key.
+  out.narrow(0, 0, 1).sum().backward();
+  EXPECT_EQ(in.v.grad()[2].abs().max().item<float>(), 0);
+  EXPECT_GT(in.v.grad()[1].abs().max().item<float>(), 0);
+}
+
+TEST(Attention, SeeingNothingGivesZeros) {
+  const Layout queries = make_layout({2}, {0}, {0, 5});
+  const Layout keys = make_layout({2}, {0}, {3, 4});
+  AttentionInputs in = make_inputs({{}, {}, true}, queries, keys, 0.1);
+  const at::Tensor out = attention(in);
+  EXPECT_EQ(out[0].abs().max().item<float>(), 0);
+  EXPECT_GT(out[1].abs().max().item<float>(), 0);
+  out.sum().backward();
+  EXPECT_EQ(in.q.grad()[0].abs().max().item<float>(), 0);
+  EXPECT_TRUE(in.k.grad().isfinite().all().item<bool>());
+}
+
+TEST(Attention, SameBitsOnAnyNumberOfThreads) {
+  const Case c{{40, 13, 70}, {40, 13, 70}, false, 3, -4, 0.125, 64};
+  const Layout l = make_layout(c.query_lengths, sample_ids(c));
+  std::vector<AttentionInputs> runs;
+  std::vector<at::Tensor> outs;
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 2}) {
+    at::set_num_threads(threads);
+    runs.push_back(make_inputs(c, l, l, 0.1));
+    outs.push_back(attention(runs.back()));
+    outs.back().square().sum().backward();
+  }
+  at::set_num_threads(before);
+  EXPECT_EQ(largest_difference(outs[0], outs[1]), 0);
+  for (std::size_t i = 0; i < tensors(runs[0]).size(); ++i) {
+    EXPECT_EQ(largest_difference(tensors(runs[0])[i]->grad(),
+                                 tensors(runs[1])[i]->grad()),
+              0);
+  }
+}
+
+TEST(Attention, ReadsRowsOfAWiderMatrix) {
+  const Layout l = make_layout({5, 7}, {0, 1});
+  AttentionInputs in = make_inputs({{}, {}}, l, l, 0);
+  const at::Tensor together = at::cat({in.q, in.k, in.v}, 1).detach();
+  AttentionInputs narrow = in;
+  narrow.q = together.narrow(1, 0, 12);
+  narrow.k = together.narrow(1, 12, 12);
+  narrow.v = together.narrow(1, 24, 12);
+  EXPECT_EQ(largest_difference(attention(narrow), attention(in)), 0);
+}
+
+TEST(Attention, NonFiniteScoresShow) {
+  const Layout l = make_layout({3}, {0});
+  AttentionInputs in = make_inputs({{}, {}}, l, l, 0);
+  in.k.data_ptr<float>()[0] = INFINITY;
+  EXPECT_FALSE(attention(in).isfinite().all().item<bool>());
+}
+
+TEST(Attention, ReferenceIsUsedOnDemandAndTwiceDifferentiable) {
+  const Layout l = make_layout({3, 5}, {0, 1});
+  AttentionInputs in = make_inputs({{}, {}, true, 3}, l, l, 0.2);
+  {
+    const UseReferenceOps reference;
+    const at::Tensor out = attention(in);
+    EXPECT_EQ(largest_difference(out, attention_reference(in)), 0);
+    out.square().sum().backward({}, true, /*create_graph=*/true);
+    in.q.grad().sum().backward();
+  }
+  EXPECT_FALSE(reference_ops());
+}
+
+TEST(Attention, DoesNotTouchItsInputs) {
+  const Case c{{3, 3}, {3, 3}, false, 3, 1};
+  const Layout l = make_layout(c.query_lengths, {0, 1});
+  AttentionInputs in = make_inputs(c, l, l, 0.3);
+  AttentionInputs before = copy_leaves(in);
+  attention(in).sum().backward();
+  for (std::size_t i = 0; i < tensors(in).size(); ++i) {
+    EXPECT_EQ(largest_difference(*tensors(in)[i], *tensors(before)[i]), 0);
+  }
 }
 
 }  // namespace

@@ -5,15 +5,14 @@
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "base/clones.h"
 #include "base/error.h"
-#include "base/random.h"
 #include "ops/backward.h"
+#include "ops/dropout_draw.h"
 #include "ops/philox_lanes.h"
 
 namespace thinwire {
@@ -47,10 +46,9 @@ void drop_row(float* out, const float* in, std::int64_t n, const RowDraw& row,
 
 // Which numbers a tensor's rows draw; shared by forward and backward.
 struct Plan {
-  PhiloxKey key;
-  std::uint32_t site = 0;
-  std::int32_t threshold = 0;  // kept: 24-bit draw >= threshold
-  float scale = 1;
+  explicit Plan(const DropoutDraw& numbers) : draw(numbers) {}
+
+  DropoutDraw draw;
   // Per row of [rows, d] (or, heads > 0, per (b, i) of [b, heads, i, d]).
   std::vector<std::uint64_t> samples;
   std::vector<std::uint32_t> positions;
@@ -60,12 +58,7 @@ struct Plan {
 
   RowDraw row(std::int64_t i, std::uint32_t row_site) const {
     const auto at = static_cast<std::size_t>(i);
-    const std::uint64_t high = mix64(samples[at] >> 32);
-    return {{key.k0 ^ static_cast<std::uint32_t>(high),
-             key.k1 ^ static_cast<std::uint32_t>(high >> 32)},
-            positions[at],
-            static_cast<std::uint32_t>(samples[at]),
-            row_site};
+    return draw.row(samples[at], positions[at], row_site);
   }
 };
 using PlanPtr = std::shared_ptr<const Plan>;
@@ -77,8 +70,8 @@ void fill(const Plan& plan, float* out, const float* in, std::int64_t rows,
     for (std::int64_t r = begin; r < end; ++r) {
       float* to = out + r * d;
       if (plan.heads == 0) {
-        drop_row(to, in + r * d, d, plan.row(r, plan.site), plan.threshold,
-                 plan.scale);
+        drop_row(to, in + r * d, d, plan.row(r, plan.draw.site),
+                 plan.draw.threshold, plan.draw.scale);
         continue;
       }
       const std::int64_t i = r % plan.queries;
@@ -88,10 +81,9 @@ void fill(const Plan& plan, float* out, const float* in, std::int64_t rows,
         std::fill_n(to, d, 0.0f);  // no such query
         continue;
       }
-      const std::uint32_t site =
-          plan.site ^ static_cast<std::uint32_t>(head) * 0x9E3779B1u;
-      drop_row(to, in + r * d, d, plan.row(b * plan.queries + i, site),
-               plan.threshold, plan.scale);
+      drop_row(to, in + r * d, d,
+               plan.row(b * plan.queries + i, plan.draw.head_site(head)),
+               plan.draw.threshold, plan.draw.scale);
     }
   });
 }
@@ -112,18 +104,7 @@ at::Tensor drop(const at::Tensor& x, const PlanPtr& plan) {
 }
 
 std::shared_ptr<Plan> make_plan(double p, const DropoutKey& key) {
-  auto plan = std::make_shared<Plan>();
-  plan->key = make_key(key.seed, Purpose::kDropout, key.step);
-  plan->site = key.site;
-  plan->threshold = static_cast<std::int32_t>(std::ceil(p * 0x1.0p24));
-  plan->scale = static_cast<float>(1.0 / (1.0 - p));
-  return plan;
-}
-
-void check_probability(double p) {
-  if (!(p >= 0 && p < 1)) {
-    fail<UsageError>("dropout probability must be in [0, 1), got {}", p);
-  }
+  return std::make_shared<Plan>(DropoutDraw(p, key));
 }
 
 void check_input(const at::Tensor& x, std::int64_t rows) {
@@ -140,7 +121,6 @@ std::uint32_t dropout_site(std::string_view name) {
 
 at::Tensor dropout(const at::Tensor& x, double p, const DropoutKey& key,
                    const Layout& layout) {
-  check_probability(p);
   if (p == 0) return x;
   check_input(x, layout.rows());
   auto plan = make_plan(p, key);
@@ -153,7 +133,6 @@ at::Tensor dropout(const at::Tensor& x, double p, const DropoutKey& key,
 
 at::Tensor dropout_pooled(const at::Tensor& x, double p, const DropoutKey& key,
                           const Layout& layout) {
-  check_probability(p);
   if (p == 0) return x;
   check_input(x, layout.batch());
   auto plan = make_plan(p, key);
@@ -168,7 +147,6 @@ at::Tensor dropout_pooled(const at::Tensor& x, double p, const DropoutKey& key,
 
 at::Tensor dropout_attention(const at::Tensor& weights, double p,
                              const DropoutKey& key, const Layout& queries) {
-  check_probability(p);
   if (p == 0) return weights;
   check_input(weights, queries.batch());
   THINWIRE_ASSERT(weights.dim() == 4 && weights.size(2) == queries.max_length,

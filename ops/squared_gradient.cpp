@@ -58,22 +58,25 @@ struct Tile {
   std::int64_t row, rows, column, columns;
 };
 
-THINWIRE_CLONE_BODY void square_into_body(float* squares, const float* grads, std::int64_t n,
-                 float weight) {
+THINWIRE_CLONE_BODY void square_into_body(float* squares, const float* grads,
+                                          std::int64_t n, float weight) {
   for (std::int64_t i = 0; i < n; ++i) {
     squares[i] += weight * (grads[i] * grads[i]);
   }
 }
 constexpr Clones<&square_into_body> square_into;
 
-THINWIRE_CLONE_BODY void add_row_body(float* sum, const float* row, std::int64_t n) {
+THINWIRE_CLONE_BODY void add_row_body(float* sum, const float* row,
+                                      std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) sum[i] += row[i];
 }
 constexpr Clones<&add_row_body> add_row;
 
-THINWIRE_CLONE_BODY void add_outer_body(float* out, std::int64_t row_out, const float* a,
-               std::int64_t row_a, std::int64_t m, const float* b,
-               std::int64_t row_b, std::int64_t n, std::int64_t k) {
+THINWIRE_CLONE_BODY void add_outer_body(float* out, std::int64_t row_out,
+                                        const float* a, std::int64_t row_a,
+                                        std::int64_t m, const float* b,
+                                        std::int64_t row_b, std::int64_t n,
+                                        std::int64_t k) {
   for (std::int64_t i = 0; i < m; ++i) {
     for (std::int64_t t = 0; t < k; ++t) {
       const float factor = a[i * row_a + t];

@@ -14,8 +14,9 @@ namespace thinwire {
 at::Tensor tap_gradient(const at::Tensor& y, const at::Tensor& leaf,
                         std::function<void(const at::Tensor& grad)> see);
 
-// y itself, such that backward passes its gradient on unchanged and gives `leaf`
-// what gradient(out, gradient of y) writes into out, fp32 of leaf's shape.
+// y itself, such that backward passes its gradient on unchanged and gives
+// `leaf` what gradient(out, gradient of y) writes into out, fp32 of leaf's
+// shape.
 at::Tensor tap_gradient_of(
     const at::Tensor& y, const at::Tensor& leaf,
     std::function<void(at::Tensor& out, const at::Tensor& grad)> gradient);
