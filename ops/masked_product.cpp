@@ -268,32 +268,84 @@ void library_product(const Product& p, const Gather& gather) {
           p.other.width});
 }
 
+// The columns of dy that touched rows of the weight are.
+std::vector<std::int32_t> dy_columns(const MaskPlan& plan,
+                                     const MaskedOperands& o) {
+  std::vector<std::int32_t> columns(plan.rows.begin() + o.row_begin,
+                                    plan.rows.begin() + o.row_end);
+  for (std::int32_t& column : columns) {
+    column -= static_cast<std::int32_t>(o.first_row);
+  }
+  return columns;
+}
+
+// So few rows of x and dy that tiles would be mostly set-up: line by line of
+// the weight, from a copy of x that is filled up to whole stretches.
+constexpr std::int64_t kFewTokens = 16;
+
+void product_of_few(const MaskPlan& plan, const MaskedOperands& o) {
+  const std::int64_t padded_in = (plan.in + kTile - 1) / kTile * kTile;
+  const at::Tensor copy = numbers(o.tokens * padded_in);
+  float* x = copy.mutable_data_ptr<float>();
+  for (std::int64_t c = 0; c < plan.in; c += kTile) {
+    const std::int64_t width = std::min(kTile, plan.in - c);
+    alignas(64) std::array<float, kFewTokens * kTile> part{};
+    rows_of(part.data(), o.x, c, width, 0, o.tokens, o.tokens, false);
+    for (std::int64_t t = 0; t < o.tokens; ++t) {
+      std::memcpy(x + t * padded_in + c, part.data() + t * kTile,
+                  kTile * sizeof(float));
+    }
+  }
+  const SampledKernels& kernels = sampled_kernels(isa());
+  const std::size_t rows = plan.rows.size();
+  const std::vector<std::int32_t> columns = dy_columns(plan, o);
+  const auto count = static_cast<std::int64_t>(columns.size());
+  const at::Tensor panel = numbers(count * kFewTokens);
+  float* factors = panel.mutable_data_ptr<float>();
+  kernels.transpose(factors, kFewTokens, o.dy, 0, static_cast<int>(o.tokens),
+                    columns.data(), count);
+  at::parallel_for(
+      o.row_begin, o.row_end, 64, [&](std::int64_t begin, std::int64_t end) {
+        alignas(64) std::array<float, kTile> line;
+        for (auto r = static_cast<std::size_t>(begin);
+             r < static_cast<std::size_t>(end); ++r) {
+          const float* mine =
+              factors +
+              (static_cast<std::int64_t>(r) - o.row_begin) * kFewTokens;
+          for (std::int64_t c = 0; c < padded_in; c += kTile) {
+            const auto s = static_cast<std::size_t>(c / kTile);
+            const MaskPlan::Stretch& stretch = plan.stretches[s * rows + r];
+            if (stretch.bits == 0) continue;
+            kernels.combine(line.data(), mine, static_cast<int>(o.tokens),
+                            x + c, padded_in);
+            kernels.compress(o.grad + plan.row_begin[r] + stretch.before,
+                             o.accumulate, line.data(), stretch.bits);
+          }
+        }
+      });
+}
+
 }  // namespace
 
 void masked_product(const MaskPlan& plan, const MaskedOperands& operands,
                     MaskPath path) {
   const bool by_rows = path == MaskPath::kRows;
+  if (by_rows && operands.tokens <= kFewTokens && !plan.stretches.empty()) {
+    return product_of_few(plan, operands);
+  }
   const PanelSource& chosen = by_rows ? operands.dy : operands.x;
   const PanelSource& other = by_rows ? operands.x : operands.dy;
-  std::vector<std::int32_t> numbers_of =
-      by_rows
-          ? std::vector<std::int32_t>(plan.rows.begin() + operands.row_begin,
-                                      plan.rows.begin() + operands.row_end)
-          : plan.columns;
-  if (by_rows && operands.first_row > 0) {
-    for (std::int32_t& row : numbers_of) {
-      row -= static_cast<std::int32_t>(operands.first_row);
-    }
-  }
+  const std::vector<std::int32_t> lines_of =
+      by_rows ? dy_columns(plan, operands) : plan.columns;
   const Gather gather(plan, operands, path);
-  const std::int64_t count = static_cast<std::int64_t>(numbers_of.size());
+  const std::int64_t count = static_cast<std::int64_t>(lines_of.size());
   const std::int64_t stride = panel_stride(operands.tokens);
   const at::Tensor panel = numbers(std::min(count, kMostLines) * stride);
   for (std::int64_t first = 0; first < count; first += kMostLines) {
     const std::int64_t lines = std::min(kMostLines, count - first);
     float* to = panel.mutable_data_ptr<float>();
     make_panel(to, stride, sampled_kernels(isa()), chosen,
-               numbers_of.data() + first, lines, operands.tokens);
+               lines_of.data() + first, lines, operands.tokens);
     const Product product{to, stride, first, lines, other, operands.tokens};
     if (has_micro_kernel()) {
       tiled_product(product, gather);

@@ -27,6 +27,7 @@ struct Simd {
     return out;
   }
   static void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+  static Vec fill(float x) { return Vec{x, x, x, x}; }
   static Vec multiply(Vec a, Vec b) { return a * b; }
   static Vec add_product(Vec sum, Vec a, Vec b) { return sum + a * b; }
   static Four add(Four a, Four b) { return a + b; }
@@ -69,7 +70,8 @@ struct Simd {
 namespace thinwire {
 
 const SampledKernels& sampled_portable() {
-  static constexpr SampledKernels kernels{&transpose, &dots, &compress};
+  static constexpr SampledKernels kernels{&transpose, &dots, &compress,
+                                          &combine};
   return kernels;
 }
 

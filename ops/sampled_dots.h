@@ -35,8 +35,11 @@ struct SampledKernels {
   // b[second * length + t], for pair i < n; length one of kPanelLengths.
   void (*dots)(float* out, bool add, int length, const std::uint32_t* pairs,
                std::int64_t n, const float* a, const float* b);
-  // out[i] (+)= the i-th of line[0 .. 64) whose bit is set; returns how many.
-  int (*compress)(float* out, bool add, const float* line, std::uint64_t bits);
+  // out[i] (+)= the i-th of line[0 .. 64) whose bit is set.
+  void (*compress)(float* out, bool add, const float* line, std::uint64_t bits);
+  // line[j] = sum over t < rows of factors[t] * x[t * row + j], j < 64.
+  void (*combine)(float* line, const float* factors, int rows, const float* x,
+                  std::int64_t row);
 };
 
 // One per instruction set; where it is not compiled, the next lesser.

@@ -19,6 +19,7 @@ struct Simd {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
   }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+  static Vec fill(float x) { return _mm256_set1_ps(x); }
   static Vec multiply(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
   static Vec add_product(Vec sum, Vec a, Vec b) {
     return _mm256_fmadd_ps(a, b, sum);
@@ -69,7 +70,8 @@ struct Simd {
 
 namespace thinwire {
 const SampledKernels& sampled_avx2() {
-  static constexpr SampledKernels kernels{&transpose, &dots, &compress};
+  static constexpr SampledKernels kernels{&transpose, &dots, &compress,
+                                          &combine};
   return kernels;
 }
 }  // namespace thinwire

@@ -22,6 +22,7 @@ struct Simd {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static Vec fill(float x) { return _mm512_set1_ps(x); }
   static Vec multiply(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
   static Vec add_product(Vec sum, Vec a, Vec b) {
     return _mm512_fmadd_ps(a, b, sum);
@@ -75,8 +76,8 @@ struct Simd {
                       std::uint64_t bits) {
     const auto chosen = static_cast<__mmask16>(bits);
     const int n = std::popcount(static_cast<std::uint16_t>(bits));
-    const auto first = static_cast<__mmask16>((1u << n) - 1);
     Vec v = _mm512_maskz_compress_ps(chosen, _mm512_loadu_ps(line));
+    const auto first = static_cast<__mmask16>((1u << n) - 1);
     if (add) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(first, to));
     _mm512_mask_storeu_ps(to, first, v);
     return n;
@@ -90,7 +91,8 @@ struct Simd {
 
 namespace thinwire {
 const SampledKernels& sampled_avx512() {
-  static constexpr SampledKernels kernels{&transpose, &dots, &compress};
+  static constexpr SampledKernels kernels{&transpose, &dots, &compress,
+                                          &combine};
   return kernels;
 }
 }  // namespace thinwire
