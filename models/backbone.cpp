@@ -17,6 +17,7 @@
 #include "ops/embedding.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
+#include "ops/checkpoint.h"
 
 namespace thinwire {
 
@@ -197,6 +198,30 @@ std::pair<at::Tensor, at::Tensor> Backbone::extra_keys_values(
     values.push_back(per_sequence(v));
   }
   return {at::cat(keys, 1), at::cat(values, 1)};
+}
+
+at::Tensor Backbone::run_block(const BlockPart& part,
+                               std::vector<at::Tensor> inputs,
+                               const ForwardContext& ctx) {
+  if (!ctx.checkpoint_blocks) return part(inputs, ctx);
+  // The caller's layouts are gone when backward runs.
+  struct Kept {
+    ForwardContext ctx;
+    Layout layout, memory;
+  };
+  auto kept = std::make_shared<Kept>();
+  kept->ctx = ctx;
+  kept->layout = *ctx.layout;
+  kept->ctx.layout = &kept->layout;
+  if (ctx.memory != nullptr) {
+    kept->memory = *ctx.memory;
+    kept->ctx.memory = &kept->memory;
+  }
+  return checkpoint(
+      [part, kept](const std::vector<at::Tensor>& own) {
+        return part(own, kept->ctx);
+      },
+      std::move(inputs));
 }
 
 at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,

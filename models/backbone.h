@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -127,6 +128,15 @@ class Backbone {
   // ctx.layout in step.
   at::Tensor insert_embeddings(int site, at::Tensor embeddings,
                                EmbeddedStream& stream, ForwardContext& ctx);
+
+  // part(inputs, ctx), a block without its taps; its activations are computed
+  // again in backward if ctx.checkpoint_blocks. inputs: every tensor with a
+  // graph that it reads (ops/checkpoint.h).
+  using BlockPart = std::function<at::Tensor(const std::vector<at::Tensor>&,
+                                             const ForwardContext&)>;
+  static at::Tensor run_block(const BlockPart& part,
+                              std::vector<at::Tensor> inputs,
+                              const ForwardContext& ctx);
 
   // Dropout of x, row t of ctx.layout, if the pass is a training one.
   static at::Tensor drop(const at::Tensor& x, double p, std::uint32_t site,

@@ -64,7 +64,16 @@ class Bert : public Backbone {
     ctx.layout = &stream.layout;
     ctx.memory = nullptr;
     at::Tensor h = embed(in.encoder, stream, ctx);
-    for (const Block& block : blocks_) h = run(block, h, ctx);
+    for (const Block& block : blocks_) {
+      h = layer_input(block.tap, std::move(h), ctx);
+      h = run_block(
+          [this, &block](const std::vector<at::Tensor>& inputs,
+                         const ForwardContext& now) {
+            return run(block, inputs[0], now);
+          },
+          {std::move(h)}, ctx);
+      h = layer_output(block.tap, std::move(h), ctx);
+    }
 
     BackboneOutput out;
     out.hidden = std::move(h);
@@ -221,13 +230,12 @@ class Bert : public Backbone {
   }
 
   at::Tensor run(const Block& b, at::Tensor x, const ForwardContext& ctx) {
-    x = layer_input(b.tap, std::move(x), ctx);
     x = sublayer(b.attention_sublayer, b.attention_norm, x, attend(b, x, ctx),
                  ctx);
     at::Tensor u = activate(linear(b.intermediate, x, ctx));
     u = drop(linear(b.output, u, ctx), config_.dropout, b.output_dropout, ctx);
-    x = sublayer(b.feed_forward_sublayer, b.output_norm, x, std::move(u), ctx);
-    return layer_output(b.tap, std::move(x), ctx);
+    return sublayer(b.feed_forward_sublayer, b.output_norm, x, std::move(u),
+                    ctx);
   }
 
   at::Tensor sublayer(int site, const Norm& n, const at::Tensor& x,

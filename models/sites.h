@@ -28,6 +28,8 @@ struct ForwardContext {
   const Layout* layout = nullptr;   // rows of the stream that runs now
   const Layout* memory = nullptr;   // the encoder's, in a decoder
   std::vector<std::int32_t> tasks;  // [B] task id per sequence
+  // Blocks keep their inputs only; backward computes them again.
+  bool checkpoint_blocks = false;
 
   DropoutKey dropout_key(std::uint32_t site) const {
     return {seed, step, site};

@@ -244,11 +244,17 @@ class T5 : public Backbone {
     const at::Tensor bias = relative_bias(stack, stream.layout, ctx);
     for (const Block& b : stack.blocks) {
       h = layer_input(b.tap, std::move(h), ctx);
-      h = attend(b.self, std::move(h), nullptr, bias, ctx);
-      if (memory != nullptr) {
-        h = attend(b.cross, std::move(h), memory, {}, ctx);
-      }
-      h = feed_forward(b.feed_forward, std::move(h), ctx);
+      // A block's uses of the memory are summed before those of all blocks,
+      // whether it is computed again or not.
+      const at::Tensor read = memory == nullptr
+                                  ? at::Tensor()
+                                  : memory->hidden.view_as(memory->hidden);
+      h = run_block(
+          [this, &b](const std::vector<at::Tensor>& in,
+                     const ForwardContext& now) {
+            return run(b, in[0], in[1], in[2], now);
+          },
+          {std::move(h), bias, read}, ctx);
       h = layer_output(b.tap, std::move(h), ctx);
     }
     BackboneOutput out;
@@ -272,6 +278,14 @@ class T5 : public Backbone {
                              const at::Tensor& grad) { return buckets(grad); });
   }
 
+  // memory: the encoder's hidden states; undefined in the encoder.
+  at::Tensor run(const Block& b, at::Tensor h, const at::Tensor& bias,
+                 const at::Tensor& memory, const ForwardContext& ctx) {
+    h = attend(b.self, std::move(h), {}, bias, ctx);
+    if (memory.defined()) h = attend(b.cross, std::move(h), memory, {}, ctx);
+    return feed_forward(b.feed_forward, std::move(h), ctx);
+  }
+
   at::Tensor residual(const Sublayer& s, at::Tensor x, at::Tensor input,
                       at::Tensor u, const ForwardContext& ctx) {
     u = drop(u, config_.dropout, s.dropout, ctx);
@@ -288,20 +302,23 @@ class T5 : public Backbone {
                     const BackboneOutput* memory, const at::Tensor& bias,
                     const ForwardContext& ctx) {
     const at::Tensor input = rms_norm_of(x, a.norm, ctx);
+  at::Tensor attend(const Attention& a, at::Tensor x, const at::Tensor& memory,
+                    const at::Tensor& bias, const ForwardContext& ctx) {
+    const at::Tensor input = rms_norm_of(x, a.norm, ctx);
     AttentionInputs in;
     in.queries = in.keys = ctx.layout;
     in.q = linear(a.q, input, ctx);
-    if (memory == nullptr) {
+    if (!memory.defined()) {
       in.causal = ctx.memory != nullptr;  // the decoder's own rows
       in.k = linear(a.k, input, ctx);
       in.v = linear(a.v, input, ctx);
     } else {
       // Keys and values have the encoder's rows; so must what attachments see.
-      in.keys = &memory->layout;
+      in.keys = ctx.memory;
       ForwardContext rows = ctx;
-      rows.layout = &memory->layout;
-      in.k = linear(a.k, memory->hidden, rows);
-      in.v = linear(a.v, memory->hidden, rows);
+      rows.layout = ctx.memory;
+      in.k = linear(a.k, memory, rows);
+      in.v = linear(a.v, memory, rows);
     }
     in.heads = config_.heads;
     in.bias = bias;
