@@ -2,20 +2,26 @@
 #include "ops/loss.h"
 
 #include <ATen/core/Reduction.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/nll_loss.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
+#include "ops/backward.h"
 
 namespace thinwire {
 namespace {
 
 constexpr std::int64_t kIgnored = -100;
 
-at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels,
-                         at::Reduction::Reduction reduction) {
+// The labels, checked, as they lie.
+at::Tensor checked(const at::Tensor& logits, const at::Tensor& labels) {
   const std::int64_t n = logits.size(0), classes = logits.size(1);
   THINWIRE_ASSERT(labels.numel() == n && labels.scalar_type() == at::kLong,
                   "{} labels of {}, {} rows", labels.numel(),
@@ -30,20 +36,60 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels,
           label[i], i, classes - 1, kIgnored);
     }
   }
-  return at::nll_loss(at::log_softmax(logits, 1), flat, /*weight=*/{},
-                      reduction, kIgnored);
+  return flat;
+}
+
+at::Tensor negative_log(const at::Tensor& log_softmax, const at::Tensor& labels,
+                        at::Reduction::Reduction reduction) {
+  return at::nll_loss(log_softmax, labels, /*weight=*/{}, reduction, kIgnored);
+}
+
+// p - e_label, rows of ignored labels 0, in place of log p.
+void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels) {
+  log_p.exp_();
+  const std::int64_t classes = log_p.size(1);
+  auto* p = log_p.mutable_data_ptr<float>();
+  const auto* label = labels.const_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < labels.numel(); ++i, p += classes) {
+    if (label[i] == kIgnored) {
+      std::fill_n(p, classes, 0.0f);
+    } else {
+      p[label[i]] -= 1;
+    }
+  }
 }
 
 }  // namespace
 
 at::Tensor cross_entropy_sum(const at::Tensor& logits,
                              const at::Tensor& labels) {
-  return cross_entropy(logits, labels, at::Reduction::Sum);
+  const at::Tensor label = checked(logits, labels);
+  if (!needs_graph(std::array{logits})) {
+    return negative_log(at::log_softmax(logits, 1), label, at::Reduction::Sum);
+  }
+  at::Tensor log_p, loss;
+  {
+    const at::NoGradGuard no_grad;
+    log_p = at::log_softmax(logits, 1).contiguous();
+    loss = negative_log(log_p, label, at::Reduction::Sum);
+  }
+  // The one [n, C] tensor that is kept becomes the gradient.
+  return with_backward(
+      std::move(loss), {logits},
+      [log_p, label](const at::Tensor& grad, const std::vector<bool>&) mutable {
+        THINWIRE_ASSERT(log_p.defined(), "cross_entropy_sum: ran twice");
+        at::Tensor out = std::move(log_p);
+        turn_into_gradient(out, label);
+        if (grad.item<double>() != 1) out.mul_(grad);
+        return std::vector<at::Tensor>{std::move(out)};
+      },
+      "cross_entropy_sum");
 }
 
 at::Tensor cross_entropy_rows(const at::Tensor& logits,
                               const at::Tensor& labels) {
-  return cross_entropy(logits, labels, at::Reduction::None);
+  const at::Tensor label = checked(logits, labels);
+  return negative_log(at::log_softmax(logits, 1), label, at::Reduction::None);
 }
 
 at::Tensor squared_error_sum(const at::Tensor& predictions,
