@@ -126,9 +126,8 @@ Gradients make_gradients(const Inputs& in, const Kept& kept) {
   }
   if (in.weight_trains) {
     out.weight = counted > 0
-                     ? at::empty(in.weight.sizes(),
-                                 in.weight.options().requires_grad(false))
-                     : zeros_of(in.weight);
+                     ? at::empty(in.weight.sizes(), in.hidden.options())
+                     : at::zeros(in.weight.sizes(), in.hidden.options());
   }
   if (in.values_train) out.values = zeros_of(in.options.values);
   return out;
@@ -142,9 +141,6 @@ void check(const at::Tensor& hidden, const at::Tensor& weight,
                   "hidden states of width {} of {}, a matrix of width {}",
                   hidden.size(-1), c10::toString(hidden.scalar_type()),
                   weight.size(-1));
-  THINWIRE_ASSERT(weight.scalar_type() == at::kFloat || !weight.requires_grad(),
-                  "an output matrix of {} trains",
-                  c10::toString(weight.scalar_type()));
   check_labels(labels, hidden.size(0), weight.size(0));
 }
 
@@ -176,8 +172,8 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
   return with_backward(
       at::scalar_tensor(sum, x.options().requires_grad(false)),
       {hidden, weight, options.values},
-      [grads = std::move(grads)](const at::Tensor& grad,
-                                 const std::vector<bool>& needed) mutable {
+      [grads = std::move(grads), type = w.scalar_type()](
+          const at::Tensor& grad, const std::vector<bool>& needed) mutable {
         const float factor = grad.item<float>();
         std::vector<at::Tensor> out{std::move(grads.hidden),
                                     std::move(grads.weight),
@@ -186,6 +182,7 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
           if (!needed[i]) out[i].reset();
           if (out[i].defined() && factor != 1.0f) out[i].mul_(factor);
         }
+        if (out[1].defined()) out[1] = out[1].to(type);
         return out;
       },
       "linear_cross_entropy");

@@ -21,7 +21,7 @@ struct LinearCrossEntropyOptions {
       sampled = {};
 };
 
-// hidden fp32 [n, d]; weight [V, d], fp32, or bf16 if frozen; labels int64 [n]
+// hidden fp32 [n, d]; weight [V, d], fp32 or bf16; labels int64 [n]
 // in [0, V) or -100 (ignored), else UsageError. -> scalar sum of
 // -log softmax(scale hidden weight^T)[label]. Differentiable once in hidden,
 // weight and values: the gradients are computed with the loss where the graph

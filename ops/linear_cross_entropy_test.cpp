@@ -44,8 +44,8 @@ struct Case {
 // Odd counts everywhere; fewer rows than lanes; several blocks of rows; several
 // slices of the vocabulary; logits far apart.
 const Case kCases[] = {
-    {1, 8, 5, 0, 1, 1},       {7, 33, 70, 3, 0.5, 1},
-    {40, 64, 4500, 0, 1, 1},  {150, 48, 1000, 5, 0.3, 0.1},
+    {1, 8, 5, 0, 1, 1},         {7, 33, 70, 3, 0.5, 1},
+    {40, 64, 4500, 0, 1, 1},    {150, 48, 1000, 5, 0.3, 0.1},
     {33, 512, 2100, 4, 1, 0.2}, {300, 16, 9000, 2, 0.25, 1},
     {20, 2, 9001, 0, 1, 20},
 };
@@ -130,6 +130,17 @@ TEST(LinearCrossEntropy, Bf16MatrixRoundsOnlyTheFactors) {
     const double scale = h2.grad().abs().max().item<double>();
     EXPECT_LT(largest_difference(h.grad(), h2.grad()), 8e-3 * scale);
   }
+}
+
+TEST(LinearCrossEntropy, Bf16MatrixMayTrain) {
+  at::Tensor w = normal("w", {300, 16}).to(at::kBFloat16).requires_grad_(true);
+  at::Tensor w2 = copy_leaf(w);
+  const at::Tensor h = normal("h", {20, 16}).to(at::kBFloat16).to(at::kFloat);
+  const at::Tensor labels = some_labels(20, 300, 4);
+  linear_cross_entropy(h, w, labels).backward();
+  twin(h, w2, labels, 1).backward();
+  const double scale = w2.grad().abs().max().item<double>();
+  EXPECT_LT(largest_difference(w.grad(), w2.grad()), 8e-3 * scale);
 }
 
 // A gradient that all but vanishes: nothing cancels against the label's own.
