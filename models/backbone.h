@@ -20,6 +20,7 @@ namespace thinwire {
 
 class EmbeddedStream;
 class TensorSource;
+struct TokenLosses;  // ops/linear_cross_entropy.h
 
 // One side of a batch. tokens int64 [T]; types int64 [T] or undefined (all 0).
 struct TokenStream {
@@ -90,8 +91,15 @@ class Backbone {
   virtual at::Tensor pooled(const BackboneOutput& out,
                             const ForwardContext& ctx) = 0;
   // hidden [n, d] -> [n, V]. Throws UsageError where there is no LM head.
-  virtual at::Tensor lm_logits(const at::Tensor& hidden,
-                               const ForwardContext& ctx) = 0;
+  at::Tensor lm_logits(const at::Tensor& hidden, const ForwardContext& ctx);
+  // cross_entropy_sum() of those logits and labels int64 [n]; the logits are
+  // never held unless something is attached to the head.
+  at::Tensor lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
+                     const ForwardContext& ctx);
+  // The same per row, with the likeliest tokens; outside autograd.
+  TokenLosses lm_token_losses(const at::Tensor& hidden,
+                              const at::Tensor& labels,
+                              const ForwardContext& ctx);
 
   // A linear layer of a task head (its weight and bias are slots already):
   // makes it a site like any other and returns the site number.
@@ -157,11 +165,14 @@ class Backbone {
   }
 
   Attachments& site_of_kind(int site, SiteKind kind);
+  const Site& lm_head_site() const;  // throws UsageError where there is none
 
   ModelConfig config_;
   Parameters parameters_;
   std::vector<Site> sites_;
   std::vector<Attachments> attachments_;
+  int lm_head_ = -1;     // linear site
+  double lm_scale_ = 1;  // of the hidden states it reads
 };
 
 // With the tensors that `source` gives, fp32 or with bf16 matrices; hidden

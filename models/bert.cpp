@@ -105,10 +105,6 @@ class Bert : public Backbone {
         .tanh();
   }
 
-  at::Tensor lm_logits(const at::Tensor&, const ForwardContext&) override {
-    fail<UsageError>("bert has no language-model head here (use a t5 model)");
-  }
-
  private:
   // A source that has not even the word embeddings makes its values up.
   static bool is_checkpoint(const TensorSource& source) {

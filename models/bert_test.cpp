@@ -108,6 +108,7 @@ TEST(Bert, HasNeitherDecoderNorLanguageModelHead) {
   const auto bert = load_backbone(golden_path("bert_classify"));
   EXPECT_THROW(bert->encode({}, {}), InternalError);
   EXPECT_THROW(bert->lm_logits({}, {}), UsageError);
+  EXPECT_THROW(bert->lm_loss({}, {}, {}), UsageError);
 }
 
 }  // namespace

@@ -95,12 +95,6 @@ class T5 : public Backbone {
         "t5 has no pooler; cast the task as text_to_text, or use a bert model");
   }
 
-  at::Tensor lm_logits(const at::Tensor& hidden,
-                       const ForwardContext& ctx) override {
-    if (!config_.scale_decoder_outputs) return linear(lm_head_, hidden, ctx);
-    return linear(lm_head_, hidden.mul(std::pow(config_.d_model, -0.5)), ctx);
-  }
-
  private:
   // The initialisation is scaled by one factor, per kind of tensor.
   Init normal(double std) const {
@@ -226,6 +220,9 @@ class T5 : public Backbone {
         if (own.defined()) slot = parameters_.add(name, own);
       }
     }
+    if (config_.scale_decoder_outputs) {
+      lm_scale_ = std::pow(config_.d_model, -0.5);
+    }
     lm_head_ = add_head_linear("lm_head", slot, -1, config_.d_model,
                                config_.vocab_size);
   }
@@ -298,10 +295,6 @@ class T5 : public Backbone {
     return x.add(u);
   }
 
-  at::Tensor attend(const Attention& a, at::Tensor x,
-                    const BackboneOutput* memory, const at::Tensor& bias,
-                    const ForwardContext& ctx) {
-    const at::Tensor input = rms_norm_of(x, a.norm, ctx);
   at::Tensor attend(const Attention& a, at::Tensor x, const at::Tensor& memory,
                     const at::Tensor& bias, const ForwardContext& ctx) {
     const at::Tensor input = rms_norm_of(x, a.norm, ctx);
@@ -343,7 +336,7 @@ class T5 : public Backbone {
     return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
   }
 
-  int shared_ = -1, lm_head_ = -1;
+  int shared_ = -1;
   T5Stack encoder_, decoder_;
 };
 

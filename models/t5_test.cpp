@@ -6,6 +6,7 @@
 #include "models/backbone.h"
 #include "models/relative_bias.h"
 #include "models/test_models.h"
+#include "ops/linear_cross_entropy.h"
 #include "ops/loss.h"
 
 namespace thinwire {
@@ -23,8 +24,11 @@ void expect_agreement(const std::string& name) {
   EXPECT_TRUE(golden_close("logits", batch.decoder.pad(logits),
                            golden.tensor("logits")));
   const at::Tensor& labels = batch.input.labels;
-  const at::Tensor loss = cross_entropy_sum(logits, labels)
-                              .div(labels.ne(-100).sum().item<double>());
+  const double counted = labels.ne(-100).sum().item<double>();
+  EXPECT_TRUE(golden_close("loss from logits",
+                           cross_entropy_sum(logits, labels).div(counted),
+                           golden.tensor("loss")));
+  const at::Tensor loss = t5->lm_loss(out.hidden, labels, {}).div(counted);
   EXPECT_TRUE(golden_close("loss", loss, golden.tensor("loss")));
   loss.backward();
   expect_golden_grads(*t5, golden);
@@ -36,6 +40,45 @@ TEST(T5, TiedReluAgreesWithHfForwardAndBackward) {
 
 TEST(T5, UntiedGatedSavedAgainAgreesWithHfForwardAndBackward) {
   expect_agreement("t5_gated");
+}
+
+// With a bias on the head the loss goes through the logits.
+class HeadBias : public LinearAttachment {
+ public:
+  explicit HeadBias(at::Tensor b) : b_(std::move(b)) {}
+  at::Tensor bias(const ForwardContext&) override { return b_; }
+
+ private:
+  at::Tensor b_;
+};
+
+TEST(T5, LossAndLikeliestTokensFollowTheLogits) {
+  const auto t5 = load_backbone(golden_path("t5_tied"));
+  const SafetensorsFile golden(golden_path("t5_tied/golden.safetensors"));
+  const HfBatch batch = golden_inputs(golden, t5->config());
+  const at::Tensor& labels = batch.input.labels;
+  const at::Tensor hidden = t5->forward(batch.input, {}).hidden;
+  const int head = t5->find_site(SiteKind::kLinear, "lm_head");
+  at::Tensor bias = at::arange(t5->config().vocab_size, at::kFloat)
+                        .mul(0.01)
+                        .set_requires_grad(true);
+  for (const bool attached : {false, true}) {
+    if (attached) t5->attach(head, std::make_shared<HeadBias>(bias));
+    const at::Tensor logits = t5->lm_logits(hidden, {});
+    const at::Tensor loss = t5->lm_loss(hidden, labels, {});
+    EXPECT_LT(loss.sub(cross_entropy_sum(logits, labels)).abs().item<double>(),
+              1e-4);
+    EXPECT_EQ(loss.requires_grad(), attached);
+    const TokenLosses rows = t5->lm_token_losses(hidden, labels, {});
+    EXPECT_LT(rows.loss.sub(cross_entropy_rows(logits, labels))
+                  .abs()
+                  .max()
+                  .item<double>(),
+              1e-5);
+    const at::Tensor counts = labels.ne(-100);
+    EXPECT_TRUE(rows.best.masked_select(counts).equal(
+        logits.argmax(1).masked_select(counts)));
+  }
 }
 
 TEST(T5, TheHeadIsTheEmbeddingUnlessTheFileHoldsAnother) {

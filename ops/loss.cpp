@@ -18,30 +18,16 @@
 namespace thinwire {
 namespace {
 
-constexpr std::int64_t kIgnored = -100;
-
 // The labels, checked, as they lie.
 at::Tensor checked(const at::Tensor& logits, const at::Tensor& labels) {
-  const std::int64_t n = logits.size(0), classes = logits.size(1);
-  THINWIRE_ASSERT(labels.numel() == n && labels.scalar_type() == at::kLong,
-                  "{} labels of {}, {} rows", labels.numel(),
-                  c10::toString(labels.scalar_type()), n);
-  const at::Tensor flat = labels.contiguous().view({n});
-  const auto* label = flat.const_data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (label[i] != kIgnored && (label[i] < 0 || label[i] >= classes)) {
-      fail<UsageError>(
-          "label {} in row {} is out of range: allowed are 0 to {}, or {} "
-          "(ignored)",
-          label[i], i, classes - 1, kIgnored);
-    }
-  }
-  return flat;
+  check_labels(labels, logits.size(0), logits.size(1));
+  return labels.contiguous().view({logits.size(0)});
 }
 
 at::Tensor negative_log(const at::Tensor& log_softmax, const at::Tensor& labels,
                         at::Reduction::Reduction reduction) {
-  return at::nll_loss(log_softmax, labels, /*weight=*/{}, reduction, kIgnored);
+  return at::nll_loss(log_softmax, labels, /*weight=*/{}, reduction,
+                      kIgnoredLabel);
 }
 
 // p - e_label, rows of ignored labels 0, in place of log p.
@@ -51,7 +37,7 @@ void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels) {
   auto* p = log_p.mutable_data_ptr<float>();
   const auto* label = labels.const_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < labels.numel(); ++i, p += classes) {
-    if (label[i] == kIgnored) {
+    if (label[i] == kIgnoredLabel) {
       std::fill_n(p, classes, 0.0f);
     } else {
       p[label[i]] -= 1;
@@ -90,6 +76,23 @@ at::Tensor cross_entropy_rows(const at::Tensor& logits,
                               const at::Tensor& labels) {
   const at::Tensor label = checked(logits, labels);
   return negative_log(at::log_softmax(logits, 1), label, at::Reduction::None);
+}
+
+void check_labels(const at::Tensor& labels, std::int64_t rows,
+                  std::int64_t classes) {
+  THINWIRE_ASSERT(labels.numel() == rows && labels.scalar_type() == at::kLong,
+                  "{} labels of {}, {} rows", labels.numel(),
+                  c10::toString(labels.scalar_type()), rows);
+  const at::Tensor flat = labels.contiguous();
+  const auto* label = flat.const_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < rows; ++i) {
+    if (label[i] != kIgnoredLabel && (label[i] < 0 || label[i] >= classes)) {
+      fail<UsageError>(
+          "label {} in row {} is out of range: allowed are 0 to {}, or {} "
+          "(ignored)",
+          label[i], i, classes - 1, kIgnoredLabel);
+    }
+  }
 }
 
 at::Tensor squared_error_sum(const at::Tensor& predictions,

@@ -4,7 +4,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace thinwire {
+
+constexpr std::int64_t kIgnoredLabel = -100;
 
 // logits fp32 [n, C], labels int64 [n] in [0, C) or -100 (ignored). -> scalar
 // sum of -log softmax(logits)[label] over labels that are not ignored.
@@ -16,5 +20,10 @@ at::Tensor cross_entropy_rows(const at::Tensor& logits,
 // predictions, targets fp32 [n] -> scalar sum of squared differences.
 at::Tensor squared_error_sum(const at::Tensor& predictions,
                              const at::Tensor& targets);
+
+// labels int64 [rows]. Throws UsageError unless each is in [0, classes) or
+// kIgnoredLabel.
+void check_labels(const at::Tensor& labels, std::int64_t rows,
+                  std::int64_t classes);
 
 }  // namespace thinwire

@@ -123,7 +123,8 @@ struct Tiny {
   }
   at::Tensor logits() { return logits(batch.input); }
   at::Tensor loss(const BackboneInput& in, const ForwardContext& ctx = {}) {
-    return cross_entropy_sum(logits(in, ctx), in.labels);
+    if (classifier >= 0) return cross_entropy_sum(logits(in, ctx), in.labels);
+    return backbone->lm_loss(backbone->forward(in, ctx).hidden, in.labels, ctx);
   }
   at::Tensor loss() { return loss(batch.input); }
 

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "ops/linear_cross_entropy.h"
 #include "ops/loss.h"
 #include "tasks/collate.h"
 #include "tasks/decode.h"
@@ -19,7 +20,19 @@ constexpr Field kFields[] = {
     {"max_new_tokens", FieldType::kInt, "128",
      "predict: longest text to generate, tokens"},
 };
-constexpr std::int64_t kIgnored = -100;
+
+// Hidden states of the targets' rows, without what a method put between them.
+at::Tensor token_states(Backbone& backbone, const BackboneInput& in,
+                        const ForwardContext& ctx) {
+  const BackboneOutput out = backbone.forward(in, ctx);
+  return out.token_rows.defined() ? out.hidden.index_select(0, out.token_rows)
+                                  : out.hidden;
+}
+
+ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) {
+  ctx.layout = &in.decoder.layout;
+  return ctx;
+}
 
 class TextToText : public Task {
  public:
@@ -52,19 +65,15 @@ class TextToText : public Task {
 
   LossTerms loss(Backbone& backbone, const BackboneInput& in,
                  const ForwardContext& ctx) override {
-    return {cross_entropy_sum(logits(backbone, in, ctx), in.labels),
-            in.labels.ne(kIgnored).sum().item<double>()};
+    return {backbone.lm_loss(token_states(backbone, in, ctx), in.labels,
+                             of_tokens(in, ctx)),
+            in.labels.ne(kIgnoredLabel).sum().item<double>()};
   }
 
   at::Tensor logits(Backbone& backbone, const BackboneInput& in,
-                    const ForwardContext& outer) override {
-    const BackboneOutput out = backbone.forward(in, outer);
-    ForwardContext ctx = outer;
-    ctx.layout = &in.decoder.layout;
-    return backbone.lm_logits(out.token_rows.defined()
-                                  ? out.hidden.index_select(0, out.token_rows)
-                                  : out.hidden,
-                              ctx);
+                    const ForwardContext& ctx) override {
+    return backbone.lm_logits(token_states(backbone, in, ctx),
+                              of_tokens(in, ctx));
   }
 
   // Each token is drawn given the example's own tokens before it.
@@ -85,8 +94,8 @@ class TextToText : public Task {
     for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
       const std::uint64_t sample = in.sample_ids[b];
       for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
-        out[t] = kIgnored;
-        if (given[t] == kIgnored) continue;
+        out[t] = kIgnoredLabel;
+        if (given[t] == kIgnoredLabel) continue;
         const double u = uniform01(
             philox(key, {static_cast<std::uint32_t>(t - offsets[b]), 0,
                          static_cast<std::uint32_t>(sample),
@@ -105,17 +114,17 @@ class TextToText : public Task {
   std::vector<EvalRow> evaluate(Backbone& backbone, const BackboneInput& in,
                                 const ForwardContext& ctx) override {
     const at::NoGradGuard no_grad;
-    const at::Tensor x = logits(backbone, in, ctx);
-    const auto loss = to_doubles(cross_entropy_rows(x, in.labels));
-    const at::Tensor best = x.argmax(1);
-    const auto* likeliest = best.const_data_ptr<std::int64_t>();
+    const TokenLosses tokens = backbone.lm_token_losses(
+        token_states(backbone, in, ctx), in.labels, of_tokens(in, ctx));
+    const auto loss = to_doubles(tokens.loss);
+    const auto* likeliest = tokens.best.const_data_ptr<std::int64_t>();
     const auto* label = in.labels.const_data_ptr<std::int64_t>();
     std::vector<EvalRow> rows;
     const auto& offsets = in.decoder.layout.offsets;
     for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
       EvalRow row{in.sample_ids[b], 1, 1, 0, 0};
       for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
-        if (label[t] == kIgnored) continue;
+        if (label[t] == kIgnoredLabel) continue;
         if (likeliest[t] != label[t]) row.prediction = 0;
         row.loss_sum += loss[static_cast<std::size_t>(t)];
         ++row.loss_weight;

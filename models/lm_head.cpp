@@ -1,0 +1,57 @@
+// The language-model head of those backbones that have one.
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include <ATen/core/grad_mode.h>
+
+#include "base/error.h"
+#include "models/backbone.h"
+#include "ops/linear_cross_entropy.h"
+#include "ops/loss.h"
+#include "ops/reference.h"
+
+namespace thinwire {
+
+const Site& Backbone::lm_head_site() const {
+  if (lm_head_ < 0) {
+    fail<UsageError>("{} has no language-model head here (use a t5 model)",
+                     config_.architecture);
+  }
+  return sites_[static_cast<std::size_t>(lm_head_)];
+}
+
+at::Tensor Backbone::lm_logits(const at::Tensor& hidden,
+                               const ForwardContext& ctx) {
+  lm_head_site();
+  return linear(lm_head_, lm_scale_ == 1 ? hidden : hidden.mul(lm_scale_), ctx);
+}
+
+at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
+                             const ForwardContext& ctx) {
+  const Site& head = lm_head_site();
+  const auto [weight, watch] = parameters_.use(head.weight, ctx);
+  WatchedWeight::Sampled sampled;
+  if (watch != nullptr) sampled = watch->sampled();
+  // Whatever acts on the logits themselves needs them.
+  if (head.bias >= 0 || !at_site(lm_head_).linear.empty() || reference_ops() ||
+      (watch != nullptr && !sampled.values.defined())) {
+    return cross_entropy_sum(lm_logits(hidden, ctx), labels);
+  }
+  return linear_cross_entropy(hidden, weight, labels,
+                              {.scale = lm_scale_,
+                               .values = sampled.values,
+                               .sampled = std::move(sampled.add)});
+}
+
+TokenLosses Backbone::lm_token_losses(const at::Tensor& hidden,
+                                      const at::Tensor& labels,
+                                      const ForwardContext& ctx) {
+  const at::NoGradGuard no_grad;
+  const Site& head = lm_head_site();
+  if (head.bias >= 0 || !at_site(lm_head_).linear.empty()) {
+    const at::Tensor logits = lm_logits(hidden, ctx);
+    return {cross_entropy_rows(logits, labels), logits.argmax(1)};
+  }
+  return linear_cross_entropy_rows(hidden, parameters_.get(head.weight, ctx),
+                                   labels, lm_scale_);
+}
+
+}  // namespace thinwire
