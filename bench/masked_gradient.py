@@ -7,7 +7,7 @@ T5-base and BERT-base shapes and MiniLM, at uniform densities and on real masks:
 own weights on the given data; T5-base random weights on random tokens;
 BERT-base random weights on the data). Masks are kept in --work. Every figure
 comes from `thinwire bench kernels`, which takes both sides in turns and checks
-each answer.
+each answer. --samples 0: uniform masks alone.
 """
 
 import argparse
@@ -53,6 +53,8 @@ def data_folders(args, model):
 
 
 def make_mask(args, model):
+    if args.samples == 0:
+        return None
     path = os.path.join(args.work, f"{model}-{args.samples}.safetensors")
     if os.path.exists(path):
         return path
@@ -119,6 +121,8 @@ def main():
         for target in ([32, 16] if model == "t5-base" else [32]):
             options = ["--target", str(target)]
             for more in (["--mask", mask], ["--densities", args.densities]):
+                if more[1] is None:
+                    continue
                 result = measure(args, model, options + more)
                 results.append(dict(target=target, **result))
                 rows += rows_of(model, 8 * target if model == "t5-base" else
