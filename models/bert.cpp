@@ -12,6 +12,7 @@
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
 #include "ops/attention.h"
+#include "ops/block_steps.h"
 #include "ops/norm.h"
 
 namespace thinwire {
@@ -228,21 +229,28 @@ class Bert : public Backbone {
                  const ForwardContext& ctx) {
     x = layer_input(b.tap, std::move(x), ctx);
     x = sublayer(b.attention_sublayer, b.attention_norm, x,
-                 attend(b, x, mask, ctx), ctx);
-    at::Tensor u = activate(linear(b.intermediate, x, ctx));
-    u = drop(linear(b.output, u, ctx), config_.dropout, b.output_dropout, ctx);
-    x = sublayer(b.feed_forward_sublayer, b.output_norm, x, std::move(u), ctx);
+                 attend(b, x, mask, ctx), b.attention_output_dropout, ctx);
+    const at::Tensor inner = activate(linear(b.intermediate, x, ctx));
+    x = sublayer(b.feed_forward_sublayer, b.output_norm, x,
+                 linear(b.output, inner, ctx), b.output_dropout, ctx);
     return layer_output(b.tap, std::move(x), ctx);
   }
 
+  // u: before its dropout.
   at::Tensor sublayer(int site, const Norm& n, const at::Tensor& x,
-                      at::Tensor u, const ForwardContext& ctx) {
-    if (!at_site(site).sublayer.empty()) {
-      u = adapt(site,
-                {x, x, std::move(u),
-                 [&](const at::Tensor& sum) { return norm(sum, n, ctx); }},
-                ctx);
+                      at::Tensor u, std::uint32_t dropout,
+                      const ForwardContext& ctx) {
+    const double p = ctx.training ? config_.dropout : 0;
+    if (at_site(site).sublayer.empty()) {
+      return dropout_add_layer_norm(x, u, p, ctx.dropout_key(dropout),
+                                    *ctx.layout, parameters_.get(n.weight, ctx),
+                                    parameters_.get(n.bias, ctx),
+                                    config_.norm_eps);
     }
+    u = adapt(site,
+              {x, x, drop(u, p, dropout, ctx),
+               [&](const at::Tensor& sum) { return norm(sum, n, ctx); }},
+              ctx);
     return norm(x.add(u), n, ctx);
   }
 
@@ -259,8 +267,7 @@ class Bert : public Backbone {
     std::tie(in.extra_k, in.extra_v) = extra_keys_values(b.attention, ctx);
     if (ctx.training) in.dropout = config_.attention_dropout;
     in.key = ctx.dropout_key(b.attention_dropout);
-    return drop(linear(b.attention_output, attention(in), ctx), config_.dropout,
-                b.attention_output_dropout, ctx);
+    return linear(b.attention_output, attention(in), ctx);
   }
 
   at::Tensor activate(const at::Tensor& x) const {

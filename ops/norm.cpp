@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -12,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/clones.h"
 #include "base/error.h"
 #include "ops/backward.h"
-#include "base/clones.h"
 
 namespace thinwire {
 namespace {
@@ -56,7 +55,7 @@ void rms_row_backward(float* dx, const float* g, const float* x, const float* w,
   for (j = 0; j < d; ++j) dx[j] = r * (w[j] * g[j]) - pull * x[j];
 }
 
-// dw[j] += g[j] x[j] r, one row.
+// dw[j] += g[j] x[j] r, d numbers of one row.
 THINWIRE_CLONES
 void rms_weight_row(float* dw, const float* g, const float* x, std::int64_t d,
                     float r) {
@@ -115,18 +114,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
         if (needed[1]) {
           out[1] = at::zeros_like(w);
           auto* dw = out[1].mutable_data_ptr<float>();
-          for (std::int64_t t = 0; t < rows; ++t) {
-            rms_weight_row(dw, gp + t * d, xp + t * d, d, r[t]);
-          }
+          // By columns, so that every thread sums all rows in their order.
+          at::parallel_for(0, d, 256, [&](std::int64_t j, std::int64_t end) {
+            for (std::int64_t t = 0; t < rows; ++t) {
+              rms_weight_row(dw + j, gp + t * d + j, xp + t * d + j, end - j,
+                             r[t]);
+            }
+          });
         }
         return out;
       },
       "rms_norm");
-}
-
-at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight,
-                      const at::Tensor& bias, double eps) {
-  return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);
 }
 
 }  // namespace thinwire
