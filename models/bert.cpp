@@ -11,6 +11,7 @@
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
 #include "ops/attention.h"
+#include "ops/block_steps.h"
 
 namespace thinwire {
 namespace {
@@ -227,21 +228,31 @@ class Bert : public Backbone {
 
   at::Tensor run(const Block& b, at::Tensor x, const ForwardContext& ctx) {
     x = sublayer(b.attention_sublayer, b.attention_norm, x, attend(b, x, ctx),
-                 ctx);
-    at::Tensor u = activate(linear(b.intermediate, x, ctx));
-    u = drop(linear(b.output, u, ctx), config_.dropout, b.output_dropout, ctx);
-    return sublayer(b.feed_forward_sublayer, b.output_norm, x, std::move(u),
-                    ctx);
+                 b.attention_output_dropout, ctx);
+    const at::Tensor inner = activate(linear(b.intermediate, x, ctx));
+    return sublayer(b.feed_forward_sublayer, b.output_norm, x,
+                    linear(b.output, inner, ctx), b.output_dropout, ctx);
   }
 
+  // u: before its dropout.
   at::Tensor sublayer(int site, const Norm& n, const at::Tensor& x,
-                      at::Tensor u, const ForwardContext& ctx) {
-    if (!at_site(site).sublayer.empty()) {
-      u = adapt(site,
-                {x, x, std::move(u),
-                 [&](const at::Tensor& sum) { return norm(sum, n, ctx); }},
-                ctx);
+                      at::Tensor u, std::uint32_t dropout,
+                      const ForwardContext& ctx) {
+    const double p = ctx.training ? config_.dropout : 0;
+    if (at_site(site).sublayer.empty()) {
+      const DropoutKey key = ctx.dropout_key(dropout);
+      const Parameters::Use weight = parameters_.use(n.weight, ctx),
+                            bias = parameters_.use(n.bias, ctx);
+      if (weight.watch != nullptr || bias.watch != nullptr) {
+        return norm(dropout_add(x, u, p, key, *ctx.layout), n, ctx);
+      }
+      return dropout_add_layer_norm(x, u, p, key, *ctx.layout, weight.tensor,
+                                    bias.tensor, config_.norm_eps);
     }
+    u = adapt(site,
+              {x, x, drop(u, p, dropout, ctx),
+               [&](const at::Tensor& sum) { return norm(sum, n, ctx); }},
+              ctx);
     return norm(x.add(u), n, ctx);
   }
 
@@ -257,8 +268,7 @@ class Bert : public Backbone {
     std::tie(in.extra_k, in.extra_v) = extra_keys_values(b.attention, ctx);
     if (ctx.training) in.dropout = config_.attention_dropout;
     in.key = ctx.dropout_key(b.attention_dropout);
-    return drop(linear(b.attention_output, attention(in), ctx), config_.dropout,
-                b.attention_output_dropout, ctx);
+    return linear(b.attention_output, attention(in), ctx);
   }
 
   at::Tensor activate(const at::Tensor& x) const {

@@ -12,6 +12,7 @@
 #include "models/embedded_stream.h"
 #include "models/relative_bias.h"
 #include "ops/attention.h"
+#include "ops/block_steps.h"
 
 namespace thinwire {
 namespace {
@@ -285,13 +286,15 @@ class T5 : public Backbone {
 
   at::Tensor residual(const Sublayer& s, at::Tensor x, at::Tensor input,
                       at::Tensor u, const ForwardContext& ctx) {
-    u = drop(u, config_.dropout, s.dropout, ctx);
-    if (!at_site(s.site).sublayer.empty()) {
-      u = adapt(s.site,
-                {x, std::move(input), std::move(u),
-                 [](const at::Tensor& sum) { return sum; }},
-                ctx);
+    const double p = ctx.training ? config_.dropout : 0;
+    if (at_site(s.site).sublayer.empty()) {
+      return dropout_add(x, u, p, ctx.dropout_key(s.dropout), *ctx.layout);
     }
+    u = drop(u, p, s.dropout, ctx);
+    u = adapt(s.site,
+              {x, std::move(input), std::move(u),
+               [](const at::Tensor& sum) { return sum; }},
+              ctx);
     return x.add(u);
   }
 
@@ -326,8 +329,14 @@ class T5 : public Backbone {
                           const ForwardContext& ctx) {
     const at::Tensor input = rms_norm_of(x, f.norm, ctx);
     at::Tensor u = linear(f.wi, input, ctx);
-    u = f.gate < 0 ? activate(u) : activate(linear(f.gate, input, ctx)).mul(u);
-    u = drop(u, config_.dropout, f.inner_dropout, ctx);
+    if (f.gate < 0 && config_.activation == "relu") {
+      u = relu_dropout(u, ctx.training ? config_.dropout : 0,
+                       ctx.dropout_key(f.inner_dropout), *ctx.layout);
+    } else {
+      u = f.gate < 0 ? activate(u)
+                     : activate(linear(f.gate, input, ctx)).mul(u);
+      u = drop(u, config_.dropout, f.inner_dropout, ctx);
+    }
     return residual(f, std::move(x), input, linear(f.wo, u, ctx), ctx);
   }
 

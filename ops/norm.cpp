@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -117,18 +116,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
         if (needed[1]) {
           out[1] = at::zeros_like(w);
           auto* dw = out[1].mutable_data_ptr<float>();
-          for (std::int64_t t = 0; t < rows; ++t) {
-            rms_weight_row(dw, gp + t * d, xp + t * d, d, r[t]);
-          }
+          // By columns, so that every thread sums all rows in their order.
+          at::parallel_for(0, d, 256, [&](std::int64_t j, std::int64_t end) {
+            for (std::int64_t t = 0; t < rows; ++t) {
+              rms_weight_row(dw + j, gp + t * d + j, xp + t * d + j, end - j,
+                             r[t]);
+            }
+          });
         }
         return out;
       },
       "rms_norm");
-}
-
-at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight,
-                      const at::Tensor& bias, double eps) {
-  return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);
 }
 
 }  // namespace thinwire

@@ -56,8 +56,9 @@ THINWIRE_INLINE void exponentiate_group(float* logits, float* sum,
 
 }  // namespace
 
-THINWIRE_CLONE_BODY void raise_max_body(float* max, const float* logits, std::int64_t count,
-               std::int64_t lanes) {
+THINWIRE_CLONE_BODY void raise_max_body(float* max, const float* logits,
+                                        std::int64_t count,
+                                        std::int64_t lanes) {
   std::int64_t j = 0;
   for (; j + kGroup <= lanes; j += kGroup) {
     raise_group<4>(max + j, logits + j, count, lanes);
@@ -66,11 +67,18 @@ THINWIRE_CLONE_BODY void raise_max_body(float* max, const float* logits, std::in
     raise_group<1>(max + j, logits + j, count, lanes);
   }
 }
-constexpr Clones<&raise_max_body> raise_max;
 
-THINWIRE_CLONE_BODY void raise_max_and_best_body(float* max, std::int32_t* best, const float* logits,
-                        std::int64_t count, std::int64_t lanes,
-                        std::int32_t first) {
+void raise_max(float* max, const float* logits, std::int64_t count,
+               std::int64_t lanes) {
+  constexpr Clones<&raise_max_body> run;
+  run(max, logits, count, lanes);
+}
+
+THINWIRE_CLONE_BODY void raise_max_and_best_body(float* max, std::int32_t* best,
+                                                 const float* logits,
+                                                 std::int64_t count,
+                                                 std::int64_t lanes,
+                                                 std::int32_t first) {
   for (std::int64_t j = 0; j < lanes; j += kVectorLanes) {
     Floats top, x;
     Ints place;
@@ -86,10 +94,17 @@ THINWIRE_CLONE_BODY void raise_max_and_best_body(float* max, std::int32_t* best,
     std::memcpy(best + j, &place, sizeof(place));
   }
 }
-constexpr Clones<&raise_max_and_best_body> raise_max_and_best;
 
-THINWIRE_CLONE_BODY void exponentiate_body(float* logits, float* sum, const float* max,
-                  std::int64_t count, std::int64_t lanes) {
+void raise_max_and_best(float* max, std::int32_t* best, const float* logits,
+                        std::int64_t count, std::int64_t lanes,
+                        std::int32_t first) {
+  constexpr Clones<&raise_max_and_best_body> run;
+  run(max, best, logits, count, lanes, first);
+}
+
+THINWIRE_CLONE_BODY void exponentiate_body(float* logits, float* sum,
+                                           const float* max, std::int64_t count,
+                                           std::int64_t lanes) {
   std::int64_t j = 0;
   for (; j + kGroup <= lanes; j += kGroup) {
     exponentiate_group<4>(logits + j, sum + j, max + j, count, lanes);
@@ -98,10 +113,16 @@ THINWIRE_CLONE_BODY void exponentiate_body(float* logits, float* sum, const floa
     exponentiate_group<1>(logits + j, sum + j, max + j, count, lanes);
   }
 }
-constexpr Clones<&exponentiate_body> exponentiate;
 
-THINWIRE_CLONE_BODY void normalise_body(float* logits, const float* max, const float* scale,
-               std::int64_t count, std::int64_t lanes) {
+void exponentiate(float* logits, float* sum, const float* max,
+                  std::int64_t count, std::int64_t lanes) {
+  constexpr Clones<&exponentiate_body> run;
+  run(logits, sum, max, count, lanes);
+}
+
+THINWIRE_CLONE_BODY void normalise_body(float* logits, const float* max,
+                                        const float* scale, std::int64_t count,
+                                        std::int64_t lanes) {
   for (std::int64_t v = 0; v < count; ++v, logits += lanes) {
     for (std::int64_t j = 0; j < lanes; j += kVectorLanes) {
       Floats x, top, factor;
@@ -114,9 +135,15 @@ THINWIRE_CLONE_BODY void normalise_body(float* logits, const float* max, const f
     }
   }
 }
-constexpr Clones<&normalise_body> normalise;
 
-THINWIRE_CLONE_BODY void decay_body(float* out, const float* from, const float* to, std::int64_t lanes) {
+void normalise(float* logits, const float* max, const float* scale,
+               std::int64_t count, std::int64_t lanes) {
+  constexpr Clones<&normalise_body> run;
+  run(logits, max, scale, count, lanes);
+}
+
+THINWIRE_CLONE_BODY void decay_body(float* out, const float* from,
+                                    const float* to, std::int64_t lanes) {
   for (std::int64_t j = 0; j < lanes; j += kVectorLanes) {
     Floats x, top;
     load_lanes(x, from + j);
@@ -127,11 +154,18 @@ THINWIRE_CLONE_BODY void decay_body(float* out, const float* from, const float* 
     store_lanes(out + j, x);
   }
 }
-constexpr Clones<&decay_body> decay;
 
-THINWIRE_CLONE_BODY void multiply_plainly_body(float* c, const float* a, const float* b, std::int64_t m,
-                      std::int64_t n, std::int64_t k, std::int64_t row_a,
-                      std::int64_t row_b, std::int64_t row_c, bool add) {
+void decay(float* out, const float* from, const float* to, std::int64_t lanes) {
+  constexpr Clones<&decay_body> run;
+  run(out, from, to, lanes);
+}
+
+THINWIRE_CLONE_BODY void multiply_plainly_body(float* c, const float* a,
+                                               const float* b, std::int64_t m,
+                                               std::int64_t n, std::int64_t k,
+                                               std::int64_t row_a,
+                                               std::int64_t row_b,
+                                               std::int64_t row_c, bool add) {
   for (std::int64_t i = 0; i < m; ++i) {
     float* __restrict out = c + i * row_c;
     if (!add) std::fill_n(out, n, 0.0f);
@@ -142,11 +176,17 @@ THINWIRE_CLONE_BODY void multiply_plainly_body(float* c, const float* a, const f
     }
   }
 }
-constexpr Clones<&multiply_plainly_body> multiply_plainly;
 
-THINWIRE_CLONE_BODY void interleave_rows_body(std::uint32_t* __restrict out,
-                     const std::uint16_t* __restrict from, std::int64_t count,
-                     std::int64_t n) {
+void multiply_plainly(float* c, const float* a, const float* b, std::int64_t m,
+                      std::int64_t n, std::int64_t k, std::int64_t row_a,
+                      std::int64_t row_b, std::int64_t row_c, bool add) {
+  constexpr Clones<&multiply_plainly_body> run;
+  run(c, a, b, m, n, k, row_a, row_b, row_c, add);
+}
+
+THINWIRE_CLONE_BODY void interleave_rows_body(
+    std::uint32_t* __restrict out, const std::uint16_t* __restrict from,
+    std::int64_t count, std::int64_t n) {
   for (std::int64_t i = 0; i < count; i += 2, out += n, from += 2 * n) {
     for (std::int64_t j = 0; j < n; ++j) {
       out[j] = static_cast<std::uint32_t>(from[j]) |
@@ -154,10 +194,16 @@ THINWIRE_CLONE_BODY void interleave_rows_body(std::uint32_t* __restrict out,
     }
   }
 }
-constexpr Clones<&interleave_rows_body> interleave_rows;
 
-THINWIRE_CLONE_BODY void round_to_bf16_body(std::uint16_t* __restrict out, const float* __restrict from,
-                   std::int64_t n) {
+void interleave_rows(std::uint32_t* out, const std::uint16_t* from,
+                     std::int64_t count, std::int64_t n) {
+  constexpr Clones<&interleave_rows_body> run;
+  run(out, from, count, n);
+}
+
+THINWIRE_CLONE_BODY void round_to_bf16_body(std::uint16_t* __restrict out,
+                                            const float* __restrict from,
+                                            std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
     std::uint32_t bits;
     std::memcpy(&bits, from + i, sizeof(bits));
@@ -168,6 +214,10 @@ THINWIRE_CLONE_BODY void round_to_bf16_body(std::uint16_t* __restrict out, const
         static_cast<std::uint16_t>((nan ? bits | 0x400000u : bits + up) >> 16);
   }
 }
-constexpr Clones<&round_to_bf16_body> round_to_bf16;
+
+void round_to_bf16(std::uint16_t* out, const float* from, std::int64_t n) {
+  constexpr Clones<&round_to_bf16_body> run;
+  run(out, from, n);
+}
 
 }  // namespace thinwire
