@@ -50,7 +50,7 @@ void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels) {
 at::Tensor cross_entropy_sum(const at::Tensor& logits,
                              const at::Tensor& labels) {
   const at::Tensor label = checked(logits, labels);
-  if (!needs_graph(std::array{logits})) {
+  if (logits.scalar_type() != at::kFloat || !needs_graph(std::array{logits})) {
     return negative_log(at::log_softmax(logits, 1), label, at::Reduction::Sum);
   }
   at::Tensor log_p, loss;

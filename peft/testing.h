@@ -124,7 +124,10 @@ struct Tiny {
   at::Tensor logits() { return logits(batch.input); }
   at::Tensor loss(const BackboneInput& in, const ForwardContext& ctx = {}) {
     if (classifier >= 0) return cross_entropy_sum(logits(in, ctx), in.labels);
-    return backbone->lm_loss(backbone->forward(in, ctx).hidden, in.labels, ctx);
+    ForwardContext rows = ctx;
+    rows.layout = &in.decoder.layout;
+    return backbone->lm_loss(backbone->forward(in, ctx).hidden, in.labels,
+                             rows);
   }
   at::Tensor loss() { return loss(batch.input); }
 

@@ -12,15 +12,45 @@ from common_peft import load, noise, run, write
 class Product(torch.autograd.Function):
     """Both factors in bf16, sums and results in fp32, forward and backward."""
 
+    noise = None  # a generator: what is rounded moves by fp32's own rounding
+
+    @staticmethod
+    def rounded(x):
+        if Product.noise is not None:
+            x = x * (1 + 2**-23 * torch.randn(x.shape, generator=Product.noise))
+        return x.bfloat16().float()
+
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(weight)
-        return x.bfloat16().float() @ weight.T
+        return Product.rounded(x) @ weight.T
 
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        return grad.bfloat16().float() @ weight, None
+        return Product.rounded(grad) @ weight, None
+
+
+def spread(model, batch, logits, trained):
+    """By name, how far logits and gradients move, relative to their norms, when
+    what is rounded to bf16 moves in the last place of fp32, as sums in another
+    order move it: some numbers then fall to the other side of a rounding."""
+    names = ["logits", *trained]
+    want = [logits.detach()] + [p.grad.clone() for p in trained.values()]
+    largest = dict.fromkeys(names, 0.0)
+    for seed in range(32):
+        Product.noise = torch.Generator().manual_seed(seed)
+        for p in trained.values():
+            p.grad = None
+        got = [run(model, batch).detach()]
+        got += [p.grad for p in trained.values()]
+        for name, a, b in zip(names, got, want):
+            moved = float((a - b).norm() / b.norm())
+            largest[name] = max(largest[name], round(moved, 6))
+    Product.noise = None
+    for p, grad in zip(trained.values(), want[1:]):
+        p.grad = grad
+    return largest
 
 
 def in_bf16(layer):
@@ -54,7 +84,10 @@ def make(name, model_name, config, **lora):
             p.copy_(noise(p.shape, g, 0.08))
             trained[key.replace(".default", "")] = p
     logits = run(adapted, batch)
-    write(name, model_name, "lora", config, logits, trained, dtype="bf16")
+    moved = spread(adapted, batch, logits, trained)
+    print(f"{name}: rounding moves it by up to {max(moved.values()):.2g}")
+    write(name, model_name, "lora", config, logits, trained, dtype="bf16",
+          spread=moved)
 
 
 make(
