@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "dist/schedule.h"
 #include "dist/virtual_shards.h"
 
@@ -15,9 +18,55 @@ void at_least(const char* key, double value, double low) {
   fail<UsageError>("train.{}: must be at least {}, got {}", key, low, value);
 }
 
+void above(const char* key, double value, double low) {
+  if (value > low && std::isfinite(value)) return;
+  fail<UsageError>("train.{}: must be above {}, got {}", key, low, value);
+}
+
 void fraction(const char* key, double value) {
   if (value >= 0 && value < 1) return;
   fail<UsageError>("train.{}: must be in [0, 1), got {}", key, value);
+}
+
+void check_adafactor(const TrainOptions& o) {
+  above("clip_threshold", o.clip_threshold, 0);
+  above("epsilon1", o.epsilon1, 0);
+  above("epsilon2", o.epsilon2, 0);
+  if (!(o.decay_rate < 0 && o.decay_rate >= -1)) {
+    fail<UsageError>("train.decay_rate: must be in [-1, 0), got {}",
+                     o.decay_rate);
+  }
+  if (o.beta2) {
+    fail<UsageError>(
+        "train.beta2: adafactor's decay is 1 - step^decay_rate; set "
+        "train.decay_rate");
+  }
+  if (o.warmup_init && !o.relative_step) {
+    fail<UsageError>("train.warmup_init: needs train.relative_step: true");
+  }
+  if (o.relative_step && (o.lr != 1 || o.warmup != 0 ||
+                          parse_schedule(o.schedule) != Schedule::kConstant)) {
+    fail<UsageError>(
+        "train.relative_step: makes its own rate; set train.lr: 1, "
+        "train.schedule: constant and train.warmup: 0");
+  }
+}
+
+void check_optimizer(const TrainOptions& o) {
+  const std::vector<std::string> names = {"adamw", "sgd", "lion", "adafactor"};
+  if (std::ranges::find(names, o.optimizer) == names.end()) {
+    fail<UsageError>("train.optimizer: '{}' is unknown; choose one of: {}",
+                     o.optimizer, list_nearest_first(o.optimizer, names));
+  }
+  fraction("beta1", o.beta1.value_or(0));
+  fraction("beta2", o.beta2.value_or(0));
+  above("epsilon", o.epsilon, 0);
+  fraction("momentum", o.momentum);
+  if (o.nesterov && o.momentum == 0) {
+    fail<UsageError>("train.nesterov: needs train.momentum above 0");
+  }
+  at_least("weight_decay", o.weight_decay, 0);
+  if (o.optimizer == "adafactor") check_adafactor(o);
 }
 
 }  // namespace
@@ -80,20 +129,7 @@ void check_options(const TrainOptions& o) {
   at_least("accumulation", static_cast<double>(o.accumulation), 1);
   at_least("lr", o.lr, 0);
   if (!std::isfinite(o.lr)) fail<UsageError>("train.lr: must be finite");
-  if (o.optimizer != "adamw" && o.optimizer != "sgd") {
-    fail<UsageError>("train.optimizer: '{}' is unknown; choose adamw or sgd",
-                     o.optimizer);
-  }
-  fraction("beta1", o.beta1);
-  fraction("beta2", o.beta2);
-  if (!(o.epsilon > 0)) {
-    fail<UsageError>("train.epsilon: must be above 0, got {}", o.epsilon);
-  }
-  fraction("momentum", o.momentum);
-  if (o.nesterov && o.momentum == 0) {
-    fail<UsageError>("train.nesterov: needs train.momentum above 0");
-  }
-  at_least("weight_decay", o.weight_decay, 0);
+  check_optimizer(o);
   at_least("clip", o.clip, 0);
   parse_schedule(o.schedule);
   at_least("warmup", static_cast<double>(o.warmup), 0);

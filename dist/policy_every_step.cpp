@@ -68,8 +68,8 @@ class EveryStep : public Policy {
           fmt::format("step {} skipped on all ranks, not finite: {}",
                       step.index + 1, outcome.nonfinite);
     } else if (!outcome.no_weight) {
-      s_.optimizer.step(s_.delta, active, step.lr, scale.group);
-      s_.delta.write_back(s_.run.backbone->parameters());
+      s_.optimizer.step(s_.delta, active, step.lr, scale.group,
+                        &s_.run.backbone->parameters());
     }
     record.optimizer_ms = clock.lap();
   }

@@ -200,9 +200,14 @@ class LocalSteps : public Policy {
     window_.loss += step.loss;
     window_.weight += step.weight;
     if (step.weight == 0) return;
-    s_.optimizer.step(delta, active, step.lr, scale.group);
-    keep_own(common_.const_data_ptr<float>());
-    delta.write_back(s_.run.backbone->parameters());
+    Parameters& weights = s_.run.backbone->parameters();
+    if (owned_.defined()) {
+      s_.optimizer.step(delta, active, step.lr, scale.group);
+      keep_own(common_.const_data_ptr<float>());
+      delta.write_back(weights);
+    } else {
+      s_.optimizer.step(delta, active, step.lr, scale.group, &weights);
+    }
   }
 
   // What other ranks move stays as it was: no gradient (common null), no

@@ -147,6 +147,34 @@ TEST(Resume, AcrossPhases) {
   }
 }
 
+TEST(Resume, OfEveryOptimizerAcrossPhases) {
+  for (const char* optimizer : {"lion", "adafactor"}) {
+    for (const StatePolicy policy : {StatePolicy::kDrop, StatePolicy::kCarry}) {
+      SCOPED_TRACE(optimizer);
+      Job job = base_job(false);
+      job.methods = {fish(4, 6)};
+      job.options.optimizer = optimizer;
+      job.options.steps = 14;
+      job.options.checkpoint_every = 1;
+      job.options.eval_every = 20;
+      job.options.state_policy = policy;
+      expect_exact_resume(job, 2, {2, 4, 5, 10, 12});
+    }
+  }
+}
+
+TEST(Resume, OfAdafactorInAWindowOfDisjointMasks) {
+  Job job = base_job(false);
+  job.methods = {fish(0, 6)};
+  job.options.optimizer = "adafactor";
+  job.options.beta1 = 0.9;
+  job.options.steps = 9;
+  job.options.checkpoint_every = 1;
+  job.options.exchange.sync_every = 4;
+  job.options.exchange.workers = ExchangeOptions::Workers::kDisjoint;
+  expect_exact_resume(job, 2, {2, 5, 6, 7});
+}
+
 // Values, optimizer and window of every rank are its own between two merges.
 TEST(Resume, InTheMiddleOfAWindow) {
   Job job = base_job(false);

@@ -31,10 +31,18 @@ struct TrainOptions {
   std::int64_t batch_size = 32;   // samples per rank and micro-batch
   std::int64_t accumulation = 1;  // micro-batches per step
   double lr = 1e-3;
-  std::string optimizer = "adamw";  // adamw | sgd
-  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
-  double momentum = 0;
+  std::string optimizer = "adamw";  // adamw | sgd | lion | adafactor
+  // None: AdamW 0.9 and 0.999, Lion 0.9 and 0.99, Adafactor no first moment.
+  std::optional<double> beta1, beta2;
+  double epsilon = 1e-8;  // AdamW
+  double momentum = 0;    // SGD
   bool nesterov = false;
+  // Adafactor (ops/adafactor_pass.h). relative_step: the rate is
+  // min(1e-2, 1 / sqrt(step)), with warmup_init min(1e-6 step, 1 / sqrt(step));
+  // lr must then be 1.
+  double clip_threshold = 1, decay_rate = -0.8;
+  double epsilon1 = 1e-30, epsilon2 = 1e-3;
+  bool scale_parameter = false, relative_step = false, warmup_init = false;
   double weight_decay = 0;
   double clip = 1.0;                // global norm; 0: off
   std::string schedule = "linear";  // linear | cosine | constant

@@ -193,7 +193,25 @@ TEST(Trainer, OptionsOutOfRangeAreNamed) {
   refused([](auto& o) { o.lr = std::nan(""); }, "train.lr");
   refused([](auto& o) { o.optimizer = "adam"; }, "train.optimizer");
   refused([](auto& o) { o.beta2 = 1; }, "train.beta2");
+  refused([](auto& o) { o.beta1 = -0.1; }, "train.beta1");
+  refused([](auto& o) { o.epsilon = 0; }, "train.epsilon");
   refused([](auto& o) { o.nesterov = true; }, "train.nesterov");
+  const auto adafactor = [&](auto change, const char* key) {
+    refused(
+        [&](auto& o) {
+          o.optimizer = "adafactor";
+          change(o);
+        },
+        key);
+  };
+  adafactor([](auto& o) { o.beta2 = 0.9; }, "train.decay_rate");
+  adafactor([](auto& o) { o.clip_threshold = 0; }, "train.clip_threshold");
+  adafactor([](auto& o) { o.decay_rate = 0; }, "train.decay_rate");
+  adafactor([](auto& o) { o.decay_rate = -1.5; }, "train.decay_rate");
+  adafactor([](auto& o) { o.epsilon1 = 0; }, "train.epsilon1");
+  adafactor([](auto& o) { o.epsilon2 = -1; }, "train.epsilon2");
+  adafactor([](auto& o) { o.warmup_init = true; }, "train.relative_step");
+  adafactor([](auto& o) { o.relative_step = true; }, "train.lr: 1");
   refused([](auto& o) { o.schedule = "step"; }, "train.schedule");
   refused([](auto& o) { o.keep = 0; }, "train.keep");
   refused([](auto& o) { o.dropout = 1; }, "train.dropout");

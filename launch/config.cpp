@@ -100,6 +100,11 @@ double float_or(const Json& value, double otherwise) {
   return value.is_null() ? otherwise : value.get<double>();
 }
 
+std::optional<double> optional_float(const Json& value) {
+  if (value.is_null()) return std::nullopt;
+  return value.get<double>();
+}
+
 void fill_model(const Json& json, const ConfigNode* node, RunConfig& config) {
   config.model.path = text_or_empty(json.at("path"));
   config.model.config = text_or_empty(json.at("config"));
@@ -131,11 +136,18 @@ void fill_train(const Json& json, const ConfigNode* node, RunConfig& config) {
   t.accumulation = json.at("accumulation");
   t.lr = json.at("lr");
   t.optimizer = json.at("optimizer");
-  t.beta1 = json.at("beta1");
-  t.beta2 = json.at("beta2");
+  t.beta1 = optional_float(json.at("beta1"));
+  t.beta2 = optional_float(json.at("beta2"));
   t.epsilon = json.at("epsilon");
   t.momentum = json.at("momentum");
   t.nesterov = json.at("nesterov");
+  t.clip_threshold = json.at("clip_threshold");
+  t.decay_rate = json.at("decay_rate");
+  t.epsilon1 = json.at("epsilon1");
+  t.epsilon2 = json.at("epsilon2");
+  t.scale_parameter = json.at("scale_parameter");
+  t.relative_step = json.at("relative_step");
+  t.warmup_init = json.at("warmup_init");
   t.weight_decay = json.at("weight_decay");
   t.clip = json.at("clip");
   t.schedule = json.at("schedule");

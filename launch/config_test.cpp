@@ -51,7 +51,7 @@ TEST(RunConfig, ReadsWhatIsGivenAndFillsDefaults) {
   EXPECT_EQ(c.train.batch_size, 8);
   EXPECT_EQ(c.train.lr, 2e-3);
   EXPECT_EQ(c.train.schedule, "cosine");
-  EXPECT_EQ(c.train.beta2, 0.999);
+  EXPECT_FALSE(c.train.beta2);
   EXPECT_EQ(c.train.dropout, -1);
   ASSERT_EQ(c.peft.size(), 2u);
   EXPECT_EQ(c.peft[0].config.at("r"), 4);
@@ -76,6 +76,12 @@ TEST(RunConfig, DefaultsOfTheTableAreThoseOfTheTrainer) {
   EXPECT_EQ(c.train.batch_size, plain.batch_size);
   EXPECT_EQ(c.train.lr, plain.lr);
   EXPECT_EQ(c.train.epsilon, plain.epsilon);
+  EXPECT_EQ(c.train.beta1, plain.beta1);
+  EXPECT_EQ(c.train.clip_threshold, plain.clip_threshold);
+  EXPECT_EQ(c.train.decay_rate, plain.decay_rate);
+  EXPECT_EQ(c.train.epsilon1, plain.epsilon1);
+  EXPECT_EQ(c.train.epsilon2, plain.epsilon2);
+  EXPECT_EQ(c.train.scale_parameter, plain.scale_parameter);
   EXPECT_EQ(c.train.clip, plain.clip);
   EXPECT_EQ(c.train.schedule, plain.schedule);
   EXPECT_EQ(c.train.max_skips, plain.max_skips);
@@ -84,6 +90,27 @@ TEST(RunConfig, DefaultsOfTheTableAreThoseOfTheTrainer) {
   EXPECT_EQ(c.train.queue_batches, plain.queue_batches);
   EXPECT_EQ(c.train.keep, plain.keep);
   EXPECT_EQ(c.train.dropout, plain.dropout);
+}
+
+TEST(RunConfig, ReadsTheOptimizer) {
+  const TrainOptions o =
+      load_run_config(
+          write(kGood),
+          {"train.optimizer=adafactor", "train.beta1=0.8",
+           "train.clip_threshold=2", "train.decay_rate=-0.5",
+           "train.epsilon1=1e-20", "train.epsilon2=0.01",
+           "train.scale_parameter=true", "train.relative_step=true",
+           "train.warmup_init=true", "train.lr=1", "train.schedule=constant"})
+          .train;
+  EXPECT_EQ(o.optimizer, "adafactor");
+  EXPECT_EQ(o.beta1, 0.8);
+  EXPECT_FALSE(o.beta2);
+  EXPECT_EQ(o.clip_threshold, 2);
+  EXPECT_EQ(o.decay_rate, -0.5);
+  EXPECT_EQ(o.epsilon1, 1e-20);
+  EXPECT_EQ(o.epsilon2, 0.01);
+  EXPECT_TRUE(o.scale_parameter && o.relative_step && o.warmup_init);
+  EXPECT_THAT(error_of({"train.optimizer=adam"}), HasSubstr("adafactor"));
 }
 
 TEST(RunConfig, ReadsTheExchange) {

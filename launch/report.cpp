@@ -70,24 +70,20 @@ std::string exchange_lines(const Delta& delta, const ExchangeOptions& options) {
 }
 
 // Masked entries are written into the weights: their tensors' pages turn from
-// shared ones into this rank's own, most of them, since masks are scattered; a
-// bf16 matrix is copied as fp32 for them.
+// shared ones into this rank's own, most of them, since masks are scattered.
 std::string weight_lines(const Parameters& parameters, const OpenModel& model,
                          const Delta* delta) {
-  std::int64_t masked = 0, copies = 0;
+  std::int64_t masked = 0;
   if (delta != nullptr) {
     for (const DeltaEntry& e : delta->entries()) {
       if (e.kind != EntryKind::kMasked || e.count == 0) continue;
-      const at::Tensor& frozen =
-          parameters.slot(parameters.require(e.target)).frozen;
-      masked += frozen.nbytes();
-      copies += frozen.numel() * 4;
+      masked += static_cast<std::int64_t>(
+          parameters.slot(parameters.require(e.target)).frozen.nbytes());
     }
   }
   const auto line = [&](std::string_view when, std::int64_t shared) {
     const std::int64_t written = std::min(masked, shared);
-    const std::int64_t own =
-        model.sharable_bytes - shared + written + copies - masked;
+    const std::int64_t own = model.sharable_bytes - shared + written;
     return fmt::format(
         "weights{}: {} bytes shared by the ranks of a host, {} of each rank's "
         "own\n",

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/zeros.h>
 
@@ -12,6 +11,7 @@
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
 #include "ops/attention.h"
+#include "ops/embedding.h"
 #include "ops/norm.h"
 
 namespace thinwire {
@@ -194,13 +194,12 @@ class Bert : public Backbone {
 
   at::Tensor embed(const TokenStream& in, EmbeddedStream& stream,
                    ForwardContext& ctx) {
-    at::Tensor x =
-        at::embedding(parameters_.get(words_, ctx), in.tokens, config_.pad_id)
-            .to(at::kFloat);
+    at::Tensor x = embedding_rows(parameters_.get(words_, ctx), in.tokens,
+                                  config_.pad_id);
     x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
     check_positions(stream.layout);
-    x = x.add(parameters_.get(positions_, ctx)
-                  .index_select(0, stream.layout.positions));
+    x = x.add(embedding_rows(parameters_.get(positions_, ctx),
+                             stream.layout.positions));
     const at::Tensor types = parameters_.get(types_, ctx);
     if (!in.types.defined()) {
       x = x.add(types.select(0, 0));
@@ -208,9 +207,9 @@ class Bert : public Backbone {
       const at::Tensor all =
           at::zeros({stream.layout.rows()}, in.types.options())
               .index_copy(0, rows, in.types);
-      x = x.add(types.index_select(0, all));
+      x = x.add(embedding_rows(types, all));
     } else {
-      x = x.add(types.index_select(0, in.types));
+      x = x.add(embedding_rows(types, in.types));
     }
     return drop(norm(x, embeddings_norm_, ctx), config_.dropout,
                 embeddings_dropout_, ctx);

@@ -36,7 +36,8 @@ class Parameters {
  public:
   struct Slot {
     std::string name;   // HF's on-disk name, e.g. bert.pooler.dense.weight
-    // Storage: fp32, or bf16 of a matrix; masked values are written into it.
+    // Storage: fp32, or bf16 of a matrix; masked values are written into it,
+    // rounded to its type.
     at::Tensor frozen;
     bool head = false;  // belongs to a task head
     // At most one of the following; none: frozen.
@@ -65,8 +66,8 @@ class Parameters {
   void set_computed(int slot,
                     std::function<at::Tensor(const ForwardContext&)> compute);
   void freeze_all();  // every slot back to frozen
-  // The slot's frozen tensor, for exact numbers to be written into: an fp32
-  // copy takes the place of a bf16 one.
+  // The slot's frozen tensor, for what trained whole to be written into: an
+  // fp32 copy takes the place of a bf16 one.
   at::Tensor widen(int slot);
 
   std::int64_t count(bool with_head = true) const;  // numbers in all slots

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 
 #include "base/error.h"
@@ -13,6 +12,7 @@
 #include "models/embedded_stream.h"
 #include "models/relative_bias.h"
 #include "ops/attention.h"
+#include "ops/embedding.h"
 #include "ops/norm.h"
 
 namespace thinwire {
@@ -239,8 +239,7 @@ class T5 : public Backbone {
     ForwardContext ctx = outer;
     ctx.layout = &stream.layout;
     ctx.memory = memory == nullptr ? nullptr : &memory->layout;
-    at::Tensor h = at::embedding(parameters_.get(shared_, ctx), in.tokens)
-                       .to(at::kFloat);
+    at::Tensor h = embedding_rows(parameters_.get(shared_, ctx), in.tokens);
     h = insert_embeddings(stack.embeddings, std::move(h), stream, ctx);
     h = drop(h, config_.dropout, stack.embeddings_dropout, ctx);
 

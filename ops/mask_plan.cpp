@@ -160,21 +160,23 @@ MaskPath choose_mask_path(const MaskPlan& plan, std::int64_t rows,
   const auto n = static_cast<double>(plan.columns.size());
   const auto out = static_cast<double>(plan.out);
   const auto in = static_cast<double>(plan.in);
-  const double gather = costs.gathered_position * k /
-                        static_cast<double>(std::max<std::int64_t>(rows, 1));
+  const auto tokens = static_cast<double>(std::max<std::int64_t>(rows, 1));
+  const double gather = costs.gathered_position * k / tokens;
+  const double compress =
+      plan.stretches.empty() ? gather : costs.compressed_position * k / tokens;
   // Panels hold rows by the 16.
   constexpr std::int64_t kLeast = kPanelLengths[2];
   const double padded =
-      static_cast<double>((rows + kLeast - 1) / kLeast * kLeast) /
-      static_cast<double>(std::max<std::int64_t>(rows, 1));
+      static_cast<double>((rows + kLeast - 1) / kLeast * kLeast) / tokens;
   const double sampled =
       costs.transposed_number * (m + n) + costs.sampled_position * k * padded;
   // Few lines are bound by reading the operand that stays as it is.
   const auto product = [&](double lines, double width) {
     return costs.transposed_number * lines +
-           std::max(lines, costs.streamed_number) * width + gather;
+           std::max(lines, costs.streamed_number) * width;
   };
-  const double by_rows = product(m, in), by_columns = product(n, out);
+  const double by_rows = product(m, in) + compress;
+  const double by_columns = product(n, out) + gather;
   if (sampled <= std::min(by_rows, by_columns)) return MaskPath::kSampled;
   return by_rows <= by_columns ? MaskPath::kRows : MaskPath::kColumns;
 }

@@ -53,10 +53,12 @@ MaskPlan make_mask_plan(const at::Tensor& index, std::int64_t out,
 // (docs/performance.md); the path that they choose is never far from the best
 // one, as costs that lie close are close.
 struct MaskCosts {
-  double sampled_position = 2.4;  // one dot product's share of a row
+  double sampled_position = 2.2;  // one dot product's share of a row
   double transposed_number = 12;  // into a panel, 16 columns at a time
   double streamed_number = 6;     // read for a product of few lines
-  double gathered_position = 40;  // once per position, whatever the rows
+  // Once per position, whatever the rows:
+  double gathered_position = 60;
+  double compressed_position = 12;  // where stretches serve
 };
 MaskPath choose_mask_path(const MaskPlan& plan, std::int64_t rows,
                           const MaskCosts& costs = {});

@@ -2,6 +2,7 @@
 #include "ops/masked_parameter.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/util/BFloat16.h>
 
 #include <cstdint>
 #include <utility>
@@ -9,20 +10,21 @@
 
 #include "base/error.h"
 #include "ops/backward.h"
+#include "ops/masked_write.h"
 
 namespace thinwire {
 namespace {
 
-template <class Index>
-void gather_flat(float* out, const float* from, const Index* index,
+template <class Number, class Index>
+void gather_flat(float* out, const Number* from, const Index* index,
                  std::int64_t k) {
   for (std::int64_t i = 0; i < k; ++i) out[i] = from[index[i]];
 }
 
 // Matrix products leave a weight's gradient transposed; reading it as it lies
 // spares a dense copy.
-template <class Index>
-void gather_matrix(float* out, const float* from, const Index* index,
+template <class Number, class Index>
+void gather_matrix(float* out, const Number* from, const Index* index,
                    std::int64_t k, std::int64_t columns,
                    std::int64_t row_stride, std::int64_t column_stride) {
   for (std::int64_t i = 0; i < k; ++i) {
@@ -31,31 +33,36 @@ void gather_matrix(float* out, const float* from, const Index* index,
   }
 }
 
-template <class Index>
+template <class Number, class Index>
 at::Tensor gather(const at::Tensor& dense, const at::Tensor& index) {
   const std::int64_t k = index.numel();
-  at::Tensor out = at::empty({k}, dense.options().requires_grad(false));
+  at::Tensor out = at::empty({k}, at::TensorOptions().dtype(at::kFloat));
   const auto* at = index.const_data_ptr<Index>();
   if (dense.dim() == 2 && !dense.is_contiguous()) {
-    gather_matrix(out.mutable_data_ptr<float>(), dense.const_data_ptr<float>(),
+    gather_matrix(out.mutable_data_ptr<float>(), dense.const_data_ptr<Number>(),
                   at, k, dense.size(1), dense.stride(0), dense.stride(1));
   } else {
     gather_flat(out.mutable_data_ptr<float>(),
-                dense.contiguous().const_data_ptr<float>(), at, k);
+                dense.contiguous().const_data_ptr<Number>(), at, k);
   }
   return out;
 }
 
-template <class Index>
-void scatter(float* out, const float* values, const Index* index,
-             std::int64_t k) {
-  for (std::int64_t i = 0; i < k; ++i) out[index[i]] = values[i];
+at::Tensor gather(const at::Tensor& dense, const at::Tensor& index) {
+  const bool narrow = index.scalar_type() == at::kInt;
+  if (dense.scalar_type() == at::kFloat) {
+    return narrow ? gather<float, std::int32_t>(dense, index)
+                  : gather<float, std::int64_t>(dense, index);
+  }
+  return narrow ? gather<c10::BFloat16, std::int32_t>(dense, index)
+                : gather<c10::BFloat16, std::int64_t>(dense, index);
 }
 
 void check(const at::Tensor& weight, const at::Tensor& values,
            const at::Tensor& index) {
   THINWIRE_ASSERT(
-      weight.scalar_type() == at::kFloat &&
+      (weight.scalar_type() == at::kFloat ||
+       weight.scalar_type() == at::kBFloat16) &&
           values.scalar_type() == at::kFloat &&
           (index.scalar_type() == at::kInt || index.scalar_type() == at::kLong),
       "weight {}, values {}, index {}", c10::toString(weight.scalar_type()),
@@ -75,9 +82,7 @@ at::Tensor masked_parameter(const at::Tensor& weight, const at::Tensor& values,
   return with_backward(
       weight.detach(), {values},
       [index](const at::Tensor& grad, const std::vector<bool>&) {
-        return std::vector<at::Tensor>{index.scalar_type() == at::kInt
-                                           ? gather<std::int32_t>(grad, index)
-                                           : gather<std::int64_t>(grad, index)};
+        return std::vector<at::Tensor>{gather(grad, index)};
       },
       "masked_parameter");
 }
@@ -85,14 +90,8 @@ at::Tensor masked_parameter(const at::Tensor& weight, const at::Tensor& values,
 void write_masked(at::Tensor weight, const at::Tensor& values,
                   const at::Tensor& index) {
   check(weight, values, index);
-  // Raw pointers: no version counter moves, no graph is recorded.
-  auto* out = static_cast<float*>(weight.unsafeGetTensorImpl()->mutable_data());
-  const auto* from = values.const_data_ptr<float>();
-  if (index.scalar_type() == at::kInt) {
-    scatter(out, from, index.const_data_ptr<std::int32_t>(), index.numel());
-  } else {
-    scatter(out, from, index.const_data_ptr<std::int64_t>(), index.numel());
-  }
+  const MaskedWrite writes[] = {masked_write(weight, index, 0)};
+  write_range(writes, values.const_data_ptr<float>(), 0, index.numel());
 }
 
 }  // namespace thinwire

@@ -62,6 +62,30 @@ TEST(MaskedParameter, TiedUsesSum) {
             1e-5);
 }
 
+// The dense gradient arrives rounded once to bf16; what is gathered is exact.
+TEST(MaskedParameter, ABf16WeightHasFp32Values) {
+  for (const bool turned : {false, true}) {
+    const at::Tensor index = index_of({0, 5, 13, 14, 19}, at::kInt);
+    const at::Tensor weight = normal("w", {4, 5}).to(at::kBFloat16);
+    at::Tensor values = weight.flatten()
+                            .index_select(0, index)
+                            .to(at::kFloat)
+                            .requires_grad_(true);
+    at::Tensor dense = copy_leaf(weight);
+    const auto run = [&](const at::Tensor& w) {
+      const at::Tensor x = normal("x", {7, turned ? 4 : 5}).to(at::kBFloat16);
+      const at::Tensor y = at::linear(x, turned ? w.t() : w);
+      y.mul(normal("g", {7, turned ? 5 : 4})).sum().backward();
+    };
+    run(masked_parameter(weight, values, index));
+    run(dense);
+    ASSERT_EQ(values.grad().scalar_type(), at::kFloat);
+    EXPECT_GT(values.grad().norm().item<float>(), 1);
+    EXPECT_TRUE(values.grad().equal(
+        dense.grad().flatten().index_select(0, index).to(at::kFloat)));
+  }
+}
+
 TEST(MaskedParameter, OtherShapesAndAnEmptyMask) {
   const at::Tensor bias = normal("b", {6});
   const at::Tensor index = index_of({2, 5}, at::kInt);

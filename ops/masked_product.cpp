@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <memory>
+#include <vector>
 
 #include "base/clones.h"
 #include "base/isa.h"
@@ -24,23 +24,28 @@ constexpr std::int64_t kTile = 64;
 constexpr std::int64_t kMostLines = 1024;  // whose panel is made at a time
 // So few lines read the other operand too seldom for a copy of it to pay.
 constexpr std::int64_t kFewLines = 128;
-// Panel rows lie this much apart beyond T: a power of two would put the same
-// number of all lines into one set of the cache.
-constexpr std::int64_t kSkew = 16;
+// The micro-kernel is compiled anew for every depth and distance of rows: T
+// rows go in pieces of these depths, the last one filled up with zeros.
+constexpr std::int64_t kDepths[] = {1024, 256, 64, 16};
+constexpr std::int64_t kLeastDepth = 16;
+
+std::int64_t padded(std::int64_t tokens) {
+  return (tokens + kLeastDepth - 1) / kLeastDepth * kLeastDepth;
+}
+
+// Rows of a panel lie at few distances, and never a power of two: that would
+// put the same number of all lines into one set of the cache.
+std::int64_t panel_stride(std::int64_t tokens) {
+  std::int64_t stride = 64;
+  while (stride < tokens) stride *= 4;
+  return stride + kLeastDepth;
+}
 
 at::Tensor numbers(std::int64_t n) {
   return at::empty({n}, at::TensorOptions().dtype(at::kFloat));
 }
 
-// One side of the product: lines of dy^T (kRows) or of x^T (kColumns).
-struct Lines {
-  const PanelSource& from;
-  const std::int32_t* number;  // columns of `from`
-  std::int64_t count;
-  std::int32_t shift = 0;  // subtracted from number
-};
-
-// [count, tokens], rows `stride` apart.
+// [count, padded(tokens)], rows `stride` apart, zeros at the end.
 void make_panel(float* to, std::int64_t stride, const SampledKernels& kernels,
                 const PanelSource& from, const std::int32_t* columns,
                 std::int64_t count, std::int64_t tokens) {
@@ -54,6 +59,9 @@ void make_panel(float* to, std::int64_t stride, const SampledKernels& kernels,
           columns, count);
     }
   });
+  for (std::int64_t i = 0; i < count && tokens < padded(tokens); ++i) {
+    std::fill(to + i * stride + tokens, to + i * stride + padded(tokens), 0.0f);
+  }
 }
 
 THINWIRE_CLONE_BODY void widen_body(float* __restrict to,
@@ -71,23 +79,49 @@ struct Operand {
   std::int64_t row;
 };
 
-// Columns [begin, begin + width) of `from`, all its rows: a copy, or in place.
-Operand other_operand(float* copy, const PanelSource& from, std::int64_t begin,
-                      std::int64_t width, std::int64_t tokens, bool in_place) {
-  if (from.bf16) {
-    const auto* p = static_cast<const std::uint16_t*>(from.data) + begin;
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      widen(copy + t * kTile, p + t * from.row, width);
+// Rows [first, first + depth) of columns [begin, begin + width) of `from`,
+// zeros beyond `tokens`; a copy, kTile apart, or in place.
+Operand rows_of(float* copy, const PanelSource& from, std::int64_t begin,
+                std::int64_t width, std::int64_t first, std::int64_t depth,
+                std::int64_t tokens, bool in_place) {
+  const std::int64_t start = first * from.row + begin;
+  if (in_place && !from.bf16 && first + depth <= tokens) {
+    return {static_cast<const float*>(from.data) + start, from.row};
+  }
+  const std::int64_t there = std::min(depth, tokens - first);
+  for (std::int64_t t = 0; t < there; ++t) {
+    if (from.bf16) {
+      widen(copy + t * kTile,
+            static_cast<const std::uint16_t*>(from.data) + start + t * from.row,
+            width);
+    } else {
+      std::memcpy(copy + t * kTile,
+                  static_cast<const float*>(from.data) + start + t * from.row,
+                  static_cast<std::size_t>(width) * sizeof(float));
     }
-    return {copy, kTile};
   }
-  const auto* p = static_cast<const float*>(from.data) + begin;
-  if (in_place) return {p, from.row};
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    std::memcpy(copy + t * kTile, p + t * from.row,
-                static_cast<std::size_t>(width) * sizeof(float));
-  }
+  std::fill(copy + there * kTile, copy + depth * kTile, 0.0f);
   return {copy, kTile};
+}
+
+struct Piece {
+  std::int64_t first, depth;
+  Operand other;
+};
+
+std::vector<Piece> pieces_of(float* copy, const PanelSource& from,
+                             std::int64_t begin, std::int64_t width,
+                             std::int64_t tokens, bool in_place) {
+  std::vector<Piece> pieces;
+  std::int64_t first = 0;
+  for (const std::int64_t depth : kDepths) {
+    for (; first + depth <= padded(tokens); first += depth) {
+      pieces.push_back({first, depth,
+                        rows_of(copy + first * kTile, from, begin, width, first,
+                                depth, tokens, in_place)});
+    }
+  }
+  return pieces;
 }
 
 // What a finished tile holds: lines [line, line + lines) of the chosen ones,
@@ -198,19 +232,22 @@ void tiled_product(const Product& p, const Gather& gather) {
   const std::int64_t tiles = (p.other.width + kTile - 1) / kTile;
   const bool in_place = p.count <= kFewLines;
   at::parallel_for(0, tiles, 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::Tensor copy =
-        numbers(in_place && !p.other.bf16 ? 0 : p.tokens * kTile);
+    const at::Tensor copy = numbers(padded(p.tokens) * kTile);
     alignas(64) std::array<float, kTile * kTile> sums;
     for (std::int64_t column = begin * kTile; column < end * kTile;
          column += kTile) {
       const std::int64_t width = std::min(kTile, p.other.width - column);
-      const Operand b = other_operand(copy.mutable_data_ptr<float>(), p.other,
-                                      column, width, p.tokens, in_place);
+      const std::vector<Piece> pieces =
+          pieces_of(copy.mutable_data_ptr<float>(), p.other, column, width,
+                    p.tokens, in_place);
       for (std::int64_t i = 0; i < p.count; i += kTile) {
         const std::int64_t lines = std::min(kTile, p.count - i);
-        at::native::cpublas::brgemm(lines, width, p.tokens, p.stride, b.row,
-                                    kTile, false, p.lines + i * p.stride,
-                                    b.data, sums.data());
+        for (const Piece& piece : pieces) {
+          at::native::cpublas::brgemm(lines, width, piece.depth, p.stride,
+                                      piece.other.row, kTile, piece.first > 0,
+                                      p.lines + i * p.stride + piece.first,
+                                      piece.other.data, sums.data());
+        }
         gather({p.first + i, lines, column, width, sums.data(), kTile});
       }
     }
@@ -250,7 +287,7 @@ void masked_product(const MaskPlan& plan, const MaskedOperands& operands,
   }
   const Gather gather(plan, operands, path);
   const std::int64_t count = static_cast<std::int64_t>(numbers_of.size());
-  const std::int64_t stride = operands.tokens + kSkew;
+  const std::int64_t stride = panel_stride(operands.tokens);
   const at::Tensor panel = numbers(std::min(count, kMostLines) * stride);
   for (std::int64_t first = 0; first < count; first += kMostLines) {
     const std::int64_t lines = std::min(kMostLines, count - first);

@@ -17,8 +17,8 @@ struct MaskedOperands {
   bool accumulate;
 };
 
-// path kRows or kColumns. Scratch: at most kMostLines * T numbers for the
-// touched lines, 64 * T a thread for the other operand.
+// path kRows or kColumns. Scratch: T numbers (with some room) for each of at
+// most 1024 touched lines at a time, 64 T a thread for the other operand.
 void masked_product(const MaskPlan& plan, const MaskedOperands& operands,
                     MaskPath path);
 

@@ -22,41 +22,76 @@ void check_grad(const at::Tensor& grad, std::int64_t k) {
                   "{} numbers for {} positions", grad.numel(), k);
 }
 
-// sums[i] += dy[index[i]] (x[index[i]] - mean) inverse, or += dy[index[i]].
-THINWIRE_CLONE_BODY void add_row_body(float* __restrict sums, const float* dy,
-                                      const std::int32_t* index,
-                                      std::int64_t k) {
-  for (std::int64_t i = 0; i < k; ++i) sums[i] += dy[index[i]];
-}
-constexpr Clones<&add_row_body> add_row;
+// Rows of dy, and of a norm's x; x null: a bias.
+struct RowSums {
+  const float *dy, *x, *mean, *inverse;
+  std::int64_t rows, dy_row, x_row;
+};
 
-THINWIRE_CLONE_BODY void add_norm_row_body(float* __restrict sums,
-                                           const float* dy, const float* x,
-                                           float mean, float inverse,
-                                           const std::int32_t* index,
-                                           std::int64_t k) {
-  for (std::int64_t i = 0; i < k; ++i) {
-    sums[i] += dy[index[i]] * ((x[index[i]] - mean) * inverse);
+// sums[i] = over rows of dy[j] (x[j] - mean) inverse, or of dy[j]; j =
+// index[i], or i.
+template <class Index>
+inline __attribute__((always_inline)) void sum_rows(float* __restrict sums,
+                                                    const RowSums& r,
+                                                    std::int64_t k,
+                                                    const Index& index) {
+  for (std::int64_t t = 0; t < r.rows; ++t) {
+    const float* dy = r.dy + t * r.dy_row;
+    if (r.x == nullptr) {
+      for (std::int64_t i = 0; i < k; ++i) sums[i] += dy[index(i)];
+      continue;
+    }
+    const float* x = r.x + t * r.x_row;
+    const float mean = r.mean == nullptr ? 0.0f : r.mean[t];
+    const float inverse = r.inverse[t];
+    for (std::int64_t i = 0; i < k; ++i) {
+      sums[i] += dy[index(i)] * ((x[index(i)] - mean) * inverse);
+    }
   }
 }
-constexpr Clones<&add_norm_row_body> add_norm_row;
 
-// The sums of one vector's rows, then all at once into grad.
-template <class AddRow>
-void sum_rows(at::Tensor& grad, const at::Tensor& index, std::int64_t rows,
-              std::int64_t width, bool accumulate, const AddRow& row_of) {
+THINWIRE_CLONE_BODY void sum_all_body(float* __restrict sums, const RowSums& r,
+                                      std::int64_t d) {
+  sum_rows(sums, r, d, [](std::int64_t i) { return i; });
+}
+constexpr Clones<&sum_all_body> sum_all;
+
+THINWIRE_CLONE_BODY void sum_chosen_body(float* __restrict sums,
+                                         const RowSums& r, std::int64_t k,
+                                         const std::int32_t* index) {
+  sum_rows(sums, r, k, [index](std::int64_t i) { return index[i]; });
+}
+constexpr Clones<&sum_chosen_body> sum_chosen;
+
+THINWIRE_CLONE_BODY void add_body(float* __restrict to, const float* from,
+                                  std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+constexpr Clones<&add_body> add;
+
+// One number in so many: below, whole rows are the quicker read.
+constexpr std::int64_t kSparse = 8;
+
+void masked_sums(at::Tensor& grad, const at::Tensor& index, const RowSums& r,
+                 std::int64_t d, bool accumulate) {
   const std::int64_t k = index.numel();
   check_grad(grad, k);
   if (k == 0) return;
   const at::Tensor narrow = index.to(at::kInt).contiguous();
   const auto* at = narrow.const_data_ptr<std::int32_t>();
-  THINWIRE_ASSERT(at[0] >= 0 && at[k - 1] < width, "index {} to {} of {}",
-                  at[0], at[k - 1], width);
-  std::vector<float> sums(static_cast<std::size_t>(k), 0.0f);
-  for (std::int64_t t = 0; t < rows; ++t) row_of(sums.data(), t, at, k);
+  THINWIRE_ASSERT(at[0] >= 0 && at[k - 1] < d, "index {} to {} of {}", at[0],
+                  at[k - 1], d);
+  const bool all = k * kSparse >= d;
+  std::vector<float> sums(static_cast<std::size_t>(all ? d : k), 0.0f);
+  if (all) {
+    sum_all(sums.data(), r, d);
+  } else {
+    sum_chosen(sums.data(), r, k, at);
+  }
   auto* out = grad.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < k; ++i) {
-    out[i] = (accumulate ? out[i] : 0.0f) + sums[static_cast<std::size_t>(i)];
+    const float sum = sums[static_cast<std::size_t>(all ? at[i] : i)];
+    out[i] = (accumulate ? out[i] : 0.0f) + sum;
   }
 }
 
@@ -84,7 +119,12 @@ void masked_embedding_gradient(at::Tensor& grad, const MaskPlan& plan,
     const auto row = std::ranges::lower_bound(plan.rows, token[t]);
     if (row == plan.rows.end() || *row != token[t]) continue;
     const auto r = static_cast<std::size_t>(row - plan.rows.begin());
-    for (std::int64_t i = plan.row_begin[r]; i < plan.row_begin[r + 1]; ++i) {
+    const std::int64_t begin = plan.row_begin[r], end = plan.row_begin[r + 1];
+    if (end - begin == plan.in) {
+      add(out + begin, from, plan.in);
+      continue;
+    }
+    for (std::int64_t i = begin; i < end; ++i) {
       out[i] += from[plan.columns[plan.pairs[static_cast<std::size_t>(i)] >>
                                   kPairBits]];
     }
@@ -94,12 +134,15 @@ void masked_embedding_gradient(at::Tensor& grad, const MaskPlan& plan,
 void masked_bias_gradient(at::Tensor& grad, const at::Tensor& index,
                           const at::Tensor& dy, bool accumulate) {
   THINWIRE_ASSERT(contiguous_rows(dy), "dy of {} dimensions", dy.dim());
-  const auto* from = dy.const_data_ptr<float>();
-  sum_rows(
-      grad, index, dy.size(0), dy.size(1), accumulate,
-      [&](float* sums, std::int64_t t, const std::int32_t* at, std::int64_t k) {
-        add_row(sums, from + t * dy.stride(0), at, k);
-      });
+  masked_sums(grad, index,
+              {.dy = dy.const_data_ptr<float>(),
+               .x = nullptr,
+               .mean = nullptr,
+               .inverse = nullptr,
+               .rows = dy.size(0),
+               .dy_row = dy.stride(0),
+               .x_row = 0},
+              dy.size(1), accumulate);
 }
 
 void masked_norm_gradient(at::Tensor& grad, const at::Tensor& index,
@@ -112,16 +155,15 @@ void masked_norm_gradient(at::Tensor& grad, const at::Tensor& index,
                       (!mean.defined() || mean.numel() == dy.size(0)),
                   "dy of {} rows, x of {}, {} scales", dy.size(0), x.size(0),
                   inverse.numel());
-  const auto* g = dy.const_data_ptr<float>();
-  const auto* from = x.const_data_ptr<float>();
-  const auto* r = inverse.const_data_ptr<float>();
-  const float* m = mean.defined() ? mean.const_data_ptr<float>() : nullptr;
-  sum_rows(
-      grad, index, dy.size(0), dy.size(1), accumulate,
-      [&](float* sums, std::int64_t t, const std::int32_t* at, std::int64_t k) {
-        add_norm_row(sums, g + t * dy.stride(0), from + t * x.stride(0),
-                     m == nullptr ? 0.0f : m[t], r[t], at, k);
-      });
+  masked_sums(grad, index,
+              {.dy = dy.const_data_ptr<float>(),
+               .x = x.const_data_ptr<float>(),
+               .mean = mean.defined() ? mean.const_data_ptr<float>() : nullptr,
+               .inverse = inverse.const_data_ptr<float>(),
+               .rows = dy.size(0),
+               .dy_row = dy.stride(0),
+               .x_row = x.stride(0)},
+              dy.size(1), accumulate);
 }
 
 }  // namespace thinwire

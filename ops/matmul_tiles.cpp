@@ -42,15 +42,16 @@ float* scratch() {
 
 // Rows 2 i and 2 i + 1 of b side by side, number by number: what the
 // micro-kernel multiplies bf16 pairs from.
-THINWIRE_CLONES
-void interleave(std::uint32_t* __restrict out,
-                const std::uint16_t* __restrict even,
-                const std::uint16_t* __restrict odd, std::int64_t n) {
+THINWIRE_CLONE_BODY void interleave_body(std::uint32_t* __restrict out,
+                                         const std::uint16_t* __restrict even,
+                                         const std::uint16_t* __restrict odd,
+                                         std::int64_t n) {
   for (std::int64_t j = 0; j < n; ++j) {
     out[j] = static_cast<std::uint32_t>(even[j]) |
              static_cast<std::uint32_t>(odd[j]) << 16;
   }
 }
+constexpr Clones<&interleave_body> interleave;
 
 struct Tile {
   std::int64_t column, columns, depth_begin, depth;

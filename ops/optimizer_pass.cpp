@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "base/clones.h"
+#include "ops/optimizer_blocks.h"
 
 namespace thinwire {
 namespace {
 
-constexpr std::int64_t kGrain = 1 << 15;  // elements a thread takes at least
-constexpr std::int64_t kBlock = 4096;     // of sum_of_squares
+constexpr std::int64_t kBlock = 4096;  // of sum_of_squares
 
 struct AdamwFactors {  // in fp32, as the loop uses them
   float grad, keep, pull, beta1_rest, beta2, beta2_rest, inverse_root, epsilon,
@@ -104,6 +104,42 @@ THINWIRE_CLONE_BODY void sgd_momentum_range_body(float* __restrict values,
 }
 constexpr Clones<&sgd_momentum_range_body> sgd_momentum_range;
 
+struct LionFactors {
+  float grad, keep, pull, beta1, beta1_rest, beta2_rest, rate;
+};
+
+template <bool kTowards>
+inline void lion_element(float* value, float grad, float* momentum,
+                         const float* towards, const LionFactors& f) {
+  const float g = grad * f.grad;
+  const float c = f.beta1 * *momentum + f.beta1_rest * g;
+  float p = *value * f.keep;
+  if constexpr (kTowards) p += f.pull * *towards;
+  *momentum += f.beta2_rest * (g - *momentum);
+  p = c > 0 ? p - f.rate : p;
+  *value = c < 0 ? p + f.rate : p;
+}
+
+THINWIRE_CLONE_BODY void lion_range_body(float* __restrict values,
+                                         const float* __restrict grads,
+                                         float* __restrict momentum,
+                                         std::int64_t n, LionFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    lion_element<false>(values + i, grads[i], momentum + i, nullptr, f);
+  }
+}
+constexpr Clones<&lion_range_body> lion_range;
+
+THINWIRE_CLONE_BODY void lion_range_towards_body(
+    float* __restrict values, const float* __restrict grads,
+    float* __restrict momentum, const float* __restrict towards, std::int64_t n,
+    LionFactors f) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    lion_element<true>(values + i, grads[i], momentum + i, towards + i, f);
+  }
+}
+constexpr Clones<&lion_range_towards_body> lion_range_towards;
+
 THINWIRE_CLONE_BODY double block_sum_of_squares_body(const float* x,
                                                      std::int64_t n) {
   constexpr int kLanes = 8;
@@ -148,52 +184,79 @@ AdamwFactors factors(const AdamwStep& s, double correction1,
 }  // namespace
 
 void adamw_pass(float* values, const float* grads, float* m, float* v,
-                const float* decay_towards, std::int64_t n,
-                const AdamwStep& s) {
+                const float* decay_towards, std::int64_t n, const AdamwStep& s,
+                std::span<const MaskedWrite> writes) {
   const double steps = static_cast<double>(s.step);
   const AdamwFactors f =
       factors(s, 1 - std::pow(s.beta1, steps), 1 - std::pow(s.beta2, steps));
-  at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    if (decay_towards == nullptr) {
-      adamw_range(values + begin, grads + begin, m + begin, v + begin,
-                  end - begin, f);
-    } else {
-      adamw_range_towards(values + begin, grads + begin, m + begin, v + begin,
-                          decay_towards + begin, end - begin, f);
-    }
-  });
+  update_and_write(
+      values, n, writes, [&](std::int64_t begin, std::int64_t end) {
+        if (decay_towards == nullptr) {
+          adamw_range(values + begin, grads + begin, m + begin, v + begin,
+                      end - begin, f);
+        } else {
+          adamw_range_towards(values + begin, grads + begin, m + begin,
+                              v + begin, decay_towards + begin, end - begin, f);
+        }
+      });
 }
 
 void adamw_pass_by_age(float* values, const float* grads, float* m, float* v,
                        float* correction1, float* correction2,
                        const float* decay_towards, std::int64_t n,
-                       const AdamwStep& s) {
+                       const AdamwStep& s,
+                       std::span<const MaskedWrite> writes) {
   const AdamwFactors f = factors(s, 1, 1);
-  at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    adamw_range_by_age(
-        values + begin, grads + begin, m + begin, v + begin,
-        correction1 + begin, correction2 + begin,
-        decay_towards == nullptr ? nullptr : decay_towards + begin, end - begin,
-        f);
-  });
+  update_and_write(
+      values, n, writes, [&](std::int64_t begin, std::int64_t end) {
+        adamw_range_by_age(
+            values + begin, grads + begin, m + begin, v + begin,
+            correction1 + begin, correction2 + begin,
+            decay_towards == nullptr ? nullptr : decay_towards + begin,
+            end - begin, f);
+      });
 }
 
 void sgd_pass(float* values, const float* grads, float* velocity,
-              const float* decay_towards, std::int64_t n, const SgdStep& s) {
+              const float* decay_towards, std::int64_t n, const SgdStep& s,
+              std::span<const MaskedWrite> writes) {
   const SgdFactors f{.rate = static_cast<float>(s.lr),
                      .momentum = static_cast<float>(s.momentum),
                      .decay = static_cast<float>(s.weight_decay),
                      .grad = static_cast<float>(s.grad_scale)};
-  at::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    const float* towards =
-        decay_towards == nullptr ? nullptr : decay_towards + begin;
-    if (s.momentum == 0) {
-      sgd_range(values + begin, grads + begin, towards, end - begin, f);
-    } else {
-      sgd_momentum_range(values + begin, grads + begin, velocity + begin,
-                         towards, end - begin, f, s.nesterov);
-    }
-  });
+  update_and_write(
+      values, n, writes, [&](std::int64_t begin, std::int64_t end) {
+        const float* towards =
+            decay_towards == nullptr ? nullptr : decay_towards + begin;
+        if (s.momentum == 0) {
+          sgd_range(values + begin, grads + begin, towards, end - begin, f);
+        } else {
+          sgd_momentum_range(values + begin, grads + begin, velocity + begin,
+                             towards, end - begin, f, s.nesterov);
+        }
+      });
+}
+
+void lion_pass(float* values, const float* grads, float* momentum,
+               const float* decay_towards, std::int64_t n, const LionStep& s,
+               std::span<const MaskedWrite> writes) {
+  const LionFactors f{.grad = static_cast<float>(s.grad_scale),
+                      .keep = static_cast<float>(1 - s.lr * s.weight_decay),
+                      .pull = static_cast<float>(s.lr * s.weight_decay),
+                      .beta1 = static_cast<float>(s.beta1),
+                      .beta1_rest = static_cast<float>(1 - s.beta1),
+                      .beta2_rest = static_cast<float>(1 - s.beta2),
+                      .rate = static_cast<float>(s.lr)};
+  update_and_write(
+      values, n, writes, [&](std::int64_t begin, std::int64_t end) {
+        if (decay_towards == nullptr) {
+          lion_range(values + begin, grads + begin, momentum + begin,
+                     end - begin, f);
+        } else {
+          lion_range_towards(values + begin, grads + begin, momentum + begin,
+                             decay_towards + begin, end - begin, f);
+        }
+      });
 }
 
 double sum_of_squares(const float* x, std::int64_t n) {

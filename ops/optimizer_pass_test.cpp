@@ -1,12 +1,21 @@
 #include "ops/optimizer_pass.h"
 
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "base/random.h"
+#include "ops/adafactor_pass.h"
 
 namespace thinwire {
 namespace {
@@ -152,6 +161,100 @@ TEST(Sgd, FollowsTheFormula) {
       }
     }
   }
+}
+
+TEST(Lion, FollowsTheFormula) {
+  constexpr std::size_t n = 1003;
+  Vector x = random("x", n), m(n);
+  const Vector target = random("t", n);
+  std::vector<double> dx(x.begin(), x.end()), dm(n);
+  for (int step = 0; step < 6; ++step) {
+    Vector g = random(("g" + std::to_string(step)).c_str(), n);
+    g[5] = 0;  // does not move
+    lion_pass(x.data(), g.data(), m.data(),
+              step % 2 == 0 ? target.data() : nullptr, n,
+              {.lr = 0.01,
+               .beta1 = 0.9,
+               .beta2 = 0.99,
+               .weight_decay = 0.1,
+               .grad_scale = 0.25});
+    for (std::size_t i = 0; i < n; ++i) {
+      const double grad = 0.25 * g[i];
+      const double from = step % 2 == 0 ? target[i] : 0;
+      const double c = 0.9 * dm[i] + 0.1 * grad;
+      dx[i] -= 0.01 * ((c > 0) - (c < 0) + 0.1 * (dx[i] - from));
+      dm[i] = 0.99 * dm[i] + 0.01 * grad;
+    }
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    EXPECT_NEAR(x[i], dx[i], 1e-6 * std::max(1.0, std::abs(dx[i]))) << i;
+    EXPECT_NEAR(m[i], dm[i], 1e-8);
+  }
+}
+
+// Every optimizer writes what it made into the weights, and the same numbers as
+// without them; threads change nothing.
+TEST(Passes, WriteIntoWeightsAndAreTheSameForEveryThreadCount) {
+  constexpr std::int64_t n = 200'003, begin = 1001, count = 150'000;
+  constexpr auto size = static_cast<std::size_t>(n);
+  const at::Tensor index = at::arange(0, 3 * count, 3, at::kInt);
+  const Vector x = random("x", size), g = random("g", size);
+  using Pass =
+      std::function<void(float*, float*, float*, std::span<const MaskedWrite>)>;
+  const AdamwStep adamw{0.01, 0.9, 0.999, 1e-8, 0.1, 3, 0.5};
+  Vector c1(size, 0.2f), c2(size, 0.1f);
+  const std::vector<Pass> passes = {
+      [&](float* v, float* a, float* b, auto w) {
+        adamw_pass(v, g.data(), a, b, nullptr, n, adamw, w);
+      },
+      [&](float* v, float* a, float* b, auto w) {
+        Vector d1 = c1, d2 = c2;
+        adamw_pass_by_age(v, g.data(), a, b, d1.data(), d2.data(), x.data(), n,
+                          adamw, w);
+      },
+      [&](float* v, float* a, float*, auto w) {
+        sgd_pass(v, g.data(), a, nullptr, n, {0.1, 0.9, 0.01, 0.5, true}, w);
+      },
+      [&](float* v, float* a, float*, auto w) {
+        lion_pass(v, g.data(), a, nullptr, n, {0.1, 0.9, 0.99, 0.01, 0.5}, w);
+      },
+      [&](float* v, float* a, float* b, auto w) {
+        adafactor_pass(v, g.data(), a, b, nullptr, nullptr, n,
+                       {.lr = 0.1,
+                        .beta1 = 0.9,
+                        .clip_threshold = 0.5,
+                        .decay_rate = -0.8,
+                        .epsilon1 = 1e-30,
+                        .epsilon2 = 1e-3,
+                        .weight_decay = 0.1,
+                        .scale_parameter = true,
+                        .step = 2,
+                        .grad_scale = 0.5},
+                       w);
+      }};
+  for (std::size_t p = 0; p < passes.size(); ++p) {
+    Vector plain = x, a(size), b(size, 0.5f);
+    passes[p](plain.data(), a.data(), b.data(), {});
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      for (const int threads : {1, 3}) {
+        at::set_num_threads(threads);
+        at::Tensor weight = at::zeros({3 * count}, type);
+        const MaskedWrite writes[] = {masked_write(weight, index, begin)};
+        Vector fused = x, fused_a(size), fused_b(size, 0.5f);
+        passes[p](fused.data(), fused_a.data(), fused_b.data(), writes);
+        EXPECT_EQ(fused, plain) << p;
+        EXPECT_EQ(fused_a, a) << p;
+        EXPECT_EQ(fused_b, b) << p;
+        at::Tensor made = at::empty({count});
+        std::copy_n(fused.data() + begin, count, made.data_ptr<float>());
+        EXPECT_TRUE(weight.equal(
+            at::zeros({3 * count}, type)
+                .index_copy(0, index.to(at::kLong), made.to(type))))
+            << p;
+      }
+    }
+  }
+  at::set_num_threads(1);
 }
 
 TEST(SumOfSquares, ExactOnIntegers) {

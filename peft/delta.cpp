@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "models/parameters.h"
 #include "ops/masked_parameter.h"
+#include "ops/masked_write.h"
 #include "peft/residue.h"
 
 namespace thinwire {
@@ -49,8 +50,9 @@ void hash_group(Hasher& h, const DeltaGroup& g) {
 // What earlier phases left, into the frozen weights.
 void write_residue(const std::string& target, const Residue& residue,
                    Parameters& parameters) {
-  const at::Tensor frozen = parameters.widen(parameters.require(target));
+  const int slot = parameters.require(target);
   if (residue.index.defined()) {
+    const at::Tensor frozen = parameters.slot(slot).frozen;
     const Positions at(residue.index);
     for (std::int64_t i = 0; i < at.size(); ++i) {
       if (at[i] < 0 || at[i] >= frozen.numel()) {
@@ -61,6 +63,7 @@ void write_residue(const std::string& target, const Residue& residue,
     write_masked(frozen, residue.values, residue.index);
     return;
   }
+  const at::Tensor frozen = parameters.widen(slot);
   if (residue.values.sizes() != frozen.sizes() ||
       residue.values.scalar_type() != at::kFloat) {
     fail<UsageError>("delta: the residue of '{}' is [{}], the tensor [{}]",
@@ -152,19 +155,27 @@ void Delta::bind(Parameters& parameters) const {
     if (entries_[i].kind == EntryKind::kDense) {
       parameters.set_leaf(slots[i], leaves_[i]);
     } else {
-      write_masked(parameters.widen(slots[i]), leaves_[i], entries_[i].index);
+      write_masked(parameters.slot(slots[i]).frozen, leaves_[i],
+                   entries_[i].index);
       parameters.set_masked(slots[i], leaves_[i], entries_[i].index);
     }
   }
 }
 
-void Delta::write_back(Parameters& parameters) const {
-  for (std::size_t i = 0; i < entries_.size(); ++i) {
-    const DeltaEntry& e = entries_[i];
+std::vector<MaskedWrite> Delta::masked_writes(Parameters& parameters) const {
+  std::vector<MaskedWrite> writes;
+  for (const DeltaEntry& e : entries_) {
     if (e.kind != EntryKind::kMasked || e.target.empty()) continue;
-    write_masked(parameters.slot(parameters.require(e.target)).frozen,
-                 leaves_[i], e.index);
+    writes.push_back(
+        masked_write(parameters.slot(parameters.require(e.target)).frozen,
+                     e.index, e.offset));
   }
+  return writes;
+}
+
+void Delta::write_back(Parameters& parameters) const {
+  const std::vector<MaskedWrite> writes = masked_writes(parameters);
+  write_range(writes, values_.const_data_ptr<float>(), 0, size());
 }
 
 void Delta::unbind(Parameters& parameters) const {

@@ -23,6 +23,7 @@
 namespace thinwire {
 
 class Parameters;
+struct MaskedWrite;
 
 enum class EntryKind { kDense, kMasked };
 enum class Meaning { kAbsolute, kDifference };
@@ -119,8 +120,12 @@ class Delta {
   // UsageError naming the tensor if two entries want it, or if target or shape
   // do not exist in this backbone.
   void bind(Parameters& parameters) const;
-  // After an optimizer pass: masked values into their frozen weights. O(k).
+  // Masked values into their frozen weights, rounded where these are bf16.
+  // O(k).
   void write_back(Parameters& parameters) const;
+  // Where that writes to, in order of the flat vector; valid while the
+  // parameters and this stay as they are.
+  std::vector<MaskedWrite> masked_writes(Parameters& parameters) const;
   // At a phase boundary, before methods declare anew: the current value of
   // every tensor that trains into its frozen weight, and every slot back to
   // frozen. Attachments stay where they are.

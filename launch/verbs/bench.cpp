@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <span>
 
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
 #include "comm/threads.h"
 #include "launch/bench/comm_bench.h"
+#include "launch/bench/kernels_verb.h"
 #include "launch/bench/parse.h"
 #include "launch/bench/report.h"
 #include "launch/job.h"
@@ -164,10 +166,37 @@ CommBenchResult measure_backend(const std::string& backend, const Plan& plan) {
   return result;
 }
 
+constexpr const char* kOfComm[] = {"sizes", "algorithms", "codecs",
+                                   "paths", "backends",   "ranks",
+                                   "hosts", "seconds",    "compute"};
+constexpr const char* kOfKernels[] = {"model", "mask",   "densities",
+                                      "batch", "input",  "target",
+                                      "dtype", "threads"};
+
+void refuse(const Arguments& arguments, std::span<const char* const> options,
+            const std::string& what) {
+  for (const char* option : options) {
+    if (arguments.has(option)) {
+      fail<UsageError>(
+          "bench {}: --{} is not of it (see thinwire bench --help)", what,
+          option);
+    }
+  }
+}
+
+void check_options(const Arguments& arguments, const std::string& what) {
+  if (what == "comm") return refuse(arguments, kOfKernels, what);
+  if (what == "kernels") return refuse(arguments, kOfComm, what);
+  fail<UsageError>("bench: '{}' is unknown; choose one of: comm, kernels",
+                   what);
+}
+
 int run(const Arguments& arguments, Communicator& comm) {
   const std::string what = arguments.get("WHAT");
-  if (what != "comm") {
-    fail<UsageError>("bench: '{}' is unknown; choose: comm", what);
+  check_options(arguments, what);
+  if (what == "kernels") {
+    if (comm.size() > 1) fail<UsageError>("bench kernels runs without mpirun");
+    return run_bench_kernels(arguments);
   }
   const Plan plan = plan_of(arguments);
   at::set_num_threads(1);  // of the work that --compute does
@@ -189,7 +218,8 @@ int run(const Arguments& arguments, Communicator& comm) {
 }
 
 constexpr VerbOption kOptions[] = {
-    {"WHAT", "comm: the exchange between ranks", true},
+    {"WHAT", "comm: the exchange between ranks; kernels: masked gradients",
+     true},
     {"--sizes LIST", "payloads in bytes, as 4,1K,64K or 4-64M (default 4-4M)"},
     {"--algorithms LIST",
      "auto, doubling, halving_doubling, ring, two_level, mpi (default: all "
@@ -204,17 +234,30 @@ constexpr VerbOption kOptions[] = {
      "that those are to believe themselves on, in turn (default "
      "1)"},
     {"--seconds S", "of each case and size; 0 checks only (default 0.1)"},
-    {"--rounds N", "in which cases take turns, there and back (default 4)"},
+    {"--rounds N",
+     "in which cases take turns (default 4, there and back; kernels 5)"},
     {"--compute MS",
      "measure instead what an exchange in flight costs MS milliseconds of "
      "compute"},
+    {"--model NAME",
+     "kernels: t5-small, t5-base, bert-base, minilm, or a config.json (default "
+     "t5-base)"},
+    {"--mask FILE", "kernels: positions of a delta file (thinwire mask)"},
+    {"--densities LIST",
+     "kernels: uniform masks (default 0.0005,0.005,0.02,0.1,0.5; none with "
+     "--mask)"},
+    {"--batch N", "kernels: sequences (default 8)"},
+    {"--input N", "kernels: tokens of an input (default 128)"},
+    {"--target N", "kernels: tokens of a decoder's (default 32)"},
+    {"--dtype TYPE", "kernels: of x and dy, fp32 or bf16 (default fp32)"},
+    {"--threads N", "kernels: (default 1)"},
     {"--json FILE", "write every figure to a file"},
 };
 
 }  // namespace
 
 constexpr Verb kBenchVerb{
-    "bench", "measure the exchange: sizes, algorithms, codecs",
+    "bench", "measure the exchange, or masked gradients",
     "Each answer is checked: whole numbers exactly, rounded codecs to their\n"
     "own bound, and the same bits on every rank. Times are of one exchange on\n"
     "the slowest rank. Cases of one size take turns, so that they can be\n"
@@ -225,13 +268,19 @@ constexpr Verb kBenchVerb{
     "  sent   bytes of the busiest rank, guard included (docs/exchange.md has\n"
     "         the formulas)\n"
     "  alpha, beta  of p50 = alpha + beta * bytes, by least squares\n"
+    "`bench kernels` puts each masked gradient beside the dense product dy^T "
+    "x\n"
+    "that it spares, in turns and checked against it; uniform masks once per\n"
+    "group of like tensors. An answer that is wrong: exit status 1.\n"
     "Examples:\n"
     "  thinwire bench comm --ranks 4 --sizes 1M --codecs fp32\n"
     "  mpirun -np 2 --bind-to core thinwire bench comm --json comm.json\n"
     "  mpirun -np 2 --bind-to core --mca btl tcp,self thinwire bench comm \\\n"
     "    --paths trainer,mpi --algorithms auto --codecs fp32 --sizes 4-64K\n"
     "  mpirun -np 2 --bind-to core thinwire bench comm --compute 300 \\\n"
-    "    --sizes 16M --algorithms auto --codecs fp32",
+    "    --sizes 16M --algorithms auto --codecs fp32\n"
+    "  taskset -c 0 thinwire bench kernels --model t5-base --densities 0.005\n"
+    "  thinwire bench kernels --model bert-base --mask mask.safetensors",
     kOptions, &run};
 
 }  // namespace thinwire
