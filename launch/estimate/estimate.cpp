@@ -19,7 +19,7 @@ namespace {
 
 // Of a process that has trained a model of no size: code and tables of
 // LibTorch, MPI and oneDNN, with what they compiled; measured, with jemalloc.
-constexpr std::int64_t kProcessBase = 300'000'000;
+constexpr std::int64_t kProcessBase = 190'000'000;
 // Batches that are looked at for the largest one.
 constexpr std::int64_t kBatchesSeen = 500;
 // Tokens of a sample where neither data nor config say.
