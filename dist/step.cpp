@@ -12,6 +12,7 @@
 #include "dist/ownership.h"
 #include "dist/stopwatch.h"
 #include "dist/together.h"
+#include "ops/tensor_memory.h"
 
 namespace thinwire {
 namespace {
@@ -96,6 +97,7 @@ void Stepper::relayout(const Delta& old, const Relayout& to,
 
 StepOutcome Stepper::step(std::int64_t index, bool last) {
   const Stopwatch clock;
+  reset_peak_tensor_bytes();
   StepOutcome outcome;
   StepRecord& record = outcome.record;
   record.step = index + 1;
@@ -119,6 +121,8 @@ StepOutcome Stepper::step(std::int64_t index, bool last) {
   if (request == Request::kStop) step.votes |= kVoteStop;
   policy_->finish(step, outcome);
   record.step_ms = clock.total();
+  record.peak_tensor_bytes = thinwire::peak_tensor_bytes();
+  peak_tensor_bytes_ = std::max(peak_tensor_bytes_, record.peak_tensor_bytes);
   return outcome;
 }
 

@@ -38,6 +38,9 @@ class Stepper {
   // named.
   StepOutcome step(std::int64_t index, bool last);
 
+  // The most that tensors held in any step so far.
+  std::int64_t peak_tensor_bytes() const { return peak_tensor_bytes_; }
+
   // Deterministic: one line on what that costs.
   std::string cost(std::int64_t index) {
     return micro_batches_.cost(*delta_, index);
@@ -80,6 +83,7 @@ class Stepper {
   NamedTensors carried_;  // of the layout before, mapped
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<Policy> policy_;
+  std::int64_t peak_tensor_bytes_ = 0;
 };
 
 }  // namespace thinwire

@@ -433,6 +433,7 @@ void Trainer::summarise(TrainSummary& s) const {
   s.predicted_sent_bytes_per_step = stepper_->predicted_sent_bytes();
   s.sent_bytes = sent_before_ + comm_.bytes().sent - sent_at_start_;
   s.skipped_steps = state_.skipped;
+  s.peak_tensor_bytes = stepper_->peak_tensor_bytes();
   s.ranks = comm_.size();
   s.delta_hash = delta_.hash();
   s.backbone = run_.identity;

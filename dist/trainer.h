@@ -84,6 +84,7 @@ struct StepRecord {
   double step_ms = 0, data_ms = 0, forward_ms = 0, backward_ms = 0;
   double comm_ms = 0, comm_exposed_ms = 0, optimizer_ms = 0;
   std::int64_t sent_bytes = 0, received_bytes = 0;  // this rank, this step
+  std::int64_t peak_tensor_bytes = 0;  // this rank; 0 where nothing is counted
   bool skipped = false;  // not finite: no rank stepped, or (local) not this one
 };
 
@@ -105,6 +106,7 @@ struct TrainSummary {
   std::optional<std::int64_t> predicted_sent_bytes_per_step;
   std::int64_t sent_bytes = 0;  // this rank, whole run
   std::int64_t skipped_steps = 0;
+  std::int64_t peak_tensor_bytes = 0;  // of all steps, this rank
   double seconds_to_first_step = 0, seconds = 0;  // since run_training began
   int ranks = 1;
   Digest delta_hash, backbone;

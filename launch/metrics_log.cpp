@@ -65,7 +65,8 @@ Json to_json(const StepRecord& r) {
                {"comm_exposed_ms", r.comm_exposed_ms},
                {"optimizer_ms", r.optimizer_ms},
                {"sent_bytes", r.sent_bytes},
-               {"received_bytes", r.received_bytes}};
+               {"received_bytes", r.received_bytes},
+               {"peak_tensor_bytes", r.peak_tensor_bytes}};
   if (r.skipped) json["skipped"] = true;
   return json;
 }

@@ -6,6 +6,7 @@
 
 #include "launch/metrics_log.h"
 #include "launch/progress.h"
+#include "launch/summary.h"
 #include "launch/tensorboard.h"
 
 namespace thinwire {
@@ -13,6 +14,10 @@ namespace {
 
 class LogObserver : public TrainObserver {
  public:
+  // What loading and scoring took is not the steps'.
+  void begin(const Delta&, std::int64_t, std::int64_t) override {
+    reset_peak_rss();
+  }
   void phase(std::int64_t step, const Delta& delta) override {
     spdlog::info("step {}: a new layout of {} numbers", step,
                  delta.trainable());
@@ -32,6 +37,7 @@ class RunObserver : public LogObserver {
 
   void begin(const Delta& delta, std::int64_t first_step,
              std::int64_t steps) override {
+    LogObserver::begin(delta, first_step, steps);
     first_ = first_step;
     steps_ = steps;
     metrics_.emplace(folder_, first_step);

@@ -1,5 +1,6 @@
 #include "launch/summary.h"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 
@@ -23,6 +24,8 @@ std::string_view stop_name(TrainSummary::Stop stop) {
   return "";
 }
 
+std::int64_t peak_before_reset = 0;
+
 Json eval_json(const EvalRecord& record) {
   Json json = record.metrics;
   json["step"] = record.step;
@@ -32,6 +35,15 @@ Json eval_json(const EvalRecord& record) {
 }  // namespace
 
 std::int64_t peak_rss_bytes() {
+  return std::max(peak_before_reset, peak_rss_bytes_since_reset());
+}
+
+void reset_peak_rss() {
+  peak_before_reset = peak_rss_bytes();
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
+
+std::int64_t peak_rss_bytes_since_reset() {
   std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with("VmHWM:")) continue;
@@ -56,6 +68,9 @@ Json summary_json(const TrainSummary& s) {
                {"sent_bytes", s.sent_bytes},
                {"skipped_steps", s.skipped_steps},
                {"peak_rss_bytes", peak_rss_bytes()},
+               {"measured",
+                {{"peak_tensor_bytes", s.peak_tensor_bytes},
+                 {"peak_process_bytes", peak_rss_bytes_since_reset()}}},
                {"peak_device_bytes", 0},
                {"seconds_to_first_step", s.seconds_to_first_step},
                {"seconds", s.seconds},

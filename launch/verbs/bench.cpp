@@ -15,6 +15,7 @@
 #include "launch/bench/kernels_verb.h"
 #include "launch/bench/parse.h"
 #include "launch/bench/report.h"
+#include "launch/bench/step_bench.h"
 #include "launch/job.h"
 #include "launch/verbs/verbs.h"
 
@@ -172,6 +173,7 @@ constexpr const char* kOfComm[] = {"sizes", "algorithms", "codecs",
 constexpr const char* kOfKernels[] = {"model", "mask",   "densities",
                                       "batch", "input",  "target",
                                       "dtype", "threads"};
+constexpr const char* kOfStep[] = {"warmup", "steps"};
 
 void refuse(const Arguments& arguments, std::span<const char* const> options,
             const std::string& what) {
@@ -185,15 +187,19 @@ void refuse(const Arguments& arguments, std::span<const char* const> options,
 }
 
 void check_options(const Arguments& arguments, const std::string& what) {
-  if (what == "comm") return refuse(arguments, kOfKernels, what);
-  if (what == "kernels") return refuse(arguments, kOfComm, what);
-  fail<UsageError>("bench: '{}' is unknown; choose one of: comm, kernels",
-                   what);
+  if (what != "comm" && what != "kernels" && what != "step") {
+    fail<UsageError>(
+        "bench: '{}' is unknown; choose one of: comm, kernels, step", what);
+  }
+  if (what != "comm") refuse(arguments, kOfComm, what);
+  if (what != "kernels") refuse(arguments, kOfKernels, what);
+  if (what != "step") refuse(arguments, kOfStep, what);
 }
 
 int run(const Arguments& arguments, Communicator& comm) {
   const std::string what = arguments.get("WHAT");
   check_options(arguments, what);
+  if (what == "step") return run_bench_step(arguments, comm);
   if (what == "kernels") {
     if (comm.size() > 1) fail<UsageError>("bench kernels runs without mpirun");
     return run_bench_kernels(arguments);
@@ -218,8 +224,12 @@ int run(const Arguments& arguments, Communicator& comm) {
 }
 
 constexpr VerbOption kOptions[] = {
-    {"WHAT", "comm: the exchange between ranks; kernels: masked gradients",
+    {"WHAT",
+     "comm: the exchange between ranks; kernels: masked gradients; step: the "
+     "steps of a run",
      true},
+    {"CONFIG?", "step: the run, a YAML file"},
+    {"overrides…", "step: key.path=value"},
     {"--sizes LIST", "payloads in bytes, as 4,1K,64K or 4-64M (default 4-4M)"},
     {"--algorithms LIST",
      "auto, doubling, halving_doubling, ring, two_level, mpi (default: all "
@@ -251,6 +261,8 @@ constexpr VerbOption kOptions[] = {
     {"--target N", "kernels: tokens of a decoder's (default 32)"},
     {"--dtype TYPE", "kernels: of x and dy, fp32 or bf16 (default fp32)"},
     {"--threads N", "kernels: (default 1)"},
+    {"--warmup N", "step: steps that are not timed (default 3)"},
+    {"--steps N", "step: timed steps (default 20)"},
     {"--json FILE", "write every figure to a file"},
 };
 

@@ -5,10 +5,13 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "data/describe.h"
+#include "dist/declare.h"
+#include "launch/estimate/estimate.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/report.h"
 #include "launch/verbs/verbs.h"
+#include "ops/tensor_memory.h"
 
 namespace thinwire {
 namespace {
@@ -17,10 +20,20 @@ namespace fs = std::filesystem;
 
 std::string inspect_config(const std::string& path,
                            const std::vector<std::string>& overrides,
-                           Communicator& comm) {
+                           Communicator& comm, bool json) {
   OpenRun open = open_run(load_run_config(path, overrides), Need::kIfNamed,
                           Need::kIfNamed, comm);
-  return describe_config(open);
+  const std::string text = describe_config(open);
+  const Delta delta = declare_delta(
+      *open.backbone, open.methods,
+      {.seed = open.config.train.seed, .step = 0, .scoring = nullptr});
+  set_threads(open.config.threads);
+  StepEstimate estimate;
+  if (comm.rank() == 0) {
+    estimate = estimate_step(open, delta, largest_batch(open), kInspectBudget);
+  }
+  if (json) return to_json(estimate).dump(1) + "\n";
+  return text + describe(estimate);
 }
 
 std::string inspect_delta(const std::string& path) {
@@ -35,7 +48,7 @@ std::string inspect_delta(const std::string& path) {
 
 std::string inspect(const std::string& what,
                     const std::vector<std::string>& overrides,
-                    Communicator& comm) {
+                    Communicator& comm, bool json) {
   const fs::path path = what;
   if (!fs::exists(path)) {
     fail<UsageError>("{}: no such file or folder", what);
@@ -48,7 +61,8 @@ std::string inspect(const std::string& what,
       return inspect_delta((path / "delta.safetensors").string());
     }
     if (fs::exists(path / "config.yaml")) {
-      return inspect_config((path / "config.yaml").string(), overrides, comm);
+      return inspect_config((path / "config.yaml").string(), overrides, comm,
+                            json);
     }
     if (fs::exists(path / "config.json")) {
       const OpenModel model = open_model({.path = what}, comm);
@@ -60,13 +74,15 @@ std::string inspect(const std::string& what,
         what);
   }
   if (path.extension() == ".safetensors") return inspect_delta(what);
-  return inspect_config(what, overrides, comm);
+  return inspect_config(what, overrides, comm, json);
 }
 
 int run(const Arguments& arguments, Communicator& comm) {
+  count_tensor_memory();
   set_threads(0);
   const std::string text =
-      inspect(arguments.get("WHAT"), arguments.all("overrides"), comm);
+      inspect(arguments.get("WHAT"), arguments.all("overrides"), comm,
+              arguments.has("json"));
   if (comm.rank() == 0) std::fputs(text.c_str(), stdout);
   return kExitDone;
 }
@@ -75,6 +91,7 @@ constexpr VerbOption kOptions[] = {
     {"WHAT", "a config, a delta, a checkpoint or run folder, shards or a model",
      true},
     {"overrides…", "key.path=value, for a config"},
+    {"--json", "of a config: what a step will take, for programs"},
 };
 
 }  // namespace
@@ -83,7 +100,8 @@ constexpr Verb kInspectVerb{
     "inspect", "sizes of a config, delta, shard folder or model",
     "For a config: what would train, bytes per step with 2, 4 and 8 ranks, "
     "and\n"
-    "the size on disk, before anything is launched.\n"
+    "the memory and arithmetic of a step, before anything is launched\n"
+    "(docs/performance.md says how they are found).\n"
     "Example:\n"
     "  thinwire inspect configs/quickstart_fish.yaml peft.1.density=0.01",
     kOptions, &run};

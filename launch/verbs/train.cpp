@@ -6,6 +6,8 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/watch.h"
+#include "dist/declare.h"
+#include "launch/estimate/estimate.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/report.h"
@@ -14,6 +16,7 @@
 #include "launch/signals.h"
 #include "launch/summary.h"
 #include "launch/verbs/verbs.h"
+#include "ops/tensor_memory.h"
 
 namespace thinwire {
 namespace {
@@ -50,7 +53,27 @@ void print_end(const TrainSummary& s, const std::string& folder) {
   std::printf("%s  ->  %s\n", line.c_str(), folder.c_str());
 }
 
+// Beside what was measured: what would have been foreseen of this run. A run
+// that has ended well does not fail for it.
+void add_prediction(OpenRun& open, int ranks, nlohmann::ordered_json& summary) {
+  try {
+    open.backbone->detach_all();
+    open.backbone->parameters().freeze_all();
+    const Delta delta = declare_delta(
+        *open.backbone, open.methods,
+        {.seed = open.config.train.seed, .step = 0, .scoring = nullptr});
+    const StepEstimate estimate =
+        estimate_step(open, delta, largest_batch(open, ranks), kSummaryBudget);
+    summary["predicted"] = to_json(estimate);
+    const std::string news = compare(estimate, summary["measured"]);
+    if (!news.empty()) std::printf("%s\n", news.c_str());
+  } catch (const std::exception& error) {
+    spdlog::info("nothing predicted: {}", error.what());
+  }
+}
+
 int run(const Arguments& arguments, Communicator& comm) {
+  count_tensor_memory();
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   const bool resume = arguments.has("resume");
@@ -85,7 +108,9 @@ int run(const Arguments& arguments, Communicator& comm) {
       return summary.stop == TrainSummary::Stop::kSignal ? kExitCheckpointed
                                                          : kExitDone;
     }
-    write_summary(config.output, summary_json(summary));
+    nlohmann::ordered_json json = summary_json(summary);
+    add_prediction(open, comm.size(), json);
+    write_summary(config.output, json);
     if (summary.stop == TrainSummary::Stop::kSignal) {
       std::printf(
           "stopped by a signal at step %lld, checkpointed; go on with "

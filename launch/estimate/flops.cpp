@@ -1,0 +1,178 @@
+#include "launch/estimate/flops.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+namespace thinwire {
+namespace {
+
+struct Tokens {
+  double input = 0, target = 0;
+};
+
+Tokens tokens_of(std::span<const Sample> samples) {
+  Tokens t;
+  for (const Sample& s : samples) {
+    t.input += static_cast<double>(s.input.size());
+    t.target += static_cast<double>(s.target.size());
+  }
+  return t;
+}
+
+std::string in_layer(const std::string& name, int from, int to) {
+  const std::string part = fmt::format(".{}.", from);
+  const auto at = name.find(part);
+  if (from < 0 || at == std::string::npos) return name;
+  return name.substr(0, at) + fmt::format(".{}.", to) +
+         name.substr(at + part.size());
+}
+
+// The pairs of query and key that attention multiplies, over all samples.
+struct Pairs {
+  double encoder = 0, decoder = 0, cross = 0;
+};
+
+Pairs pairs_of(std::span<const Sample> samples) {
+  Pairs p;
+  for (const Sample& s : samples) {
+    const auto n = static_cast<double>(s.input.size());
+    const auto m = static_cast<double>(s.target.size());
+    p.encoder += n * n;
+    p.decoder += m * (m + 1) / 2;
+    p.cross += n * m;
+  }
+  return p;
+}
+
+class Count {
+ public:
+  Count(const Backbone& backbone, const Delta& delta, const Probe& probe,
+        std::span<const Sample> probed, std::span<const Sample> samples)
+      : backbone_(backbone),
+        delta_(delta),
+        all_(tokens_of(samples)),
+        part_(tokens_of(probed)),
+        share_(static_cast<double>(samples.size()) /
+               static_cast<double>(probed.size())),
+        pairs_(pairs_of(samples)) {
+    for (const auto& [site, use] : probe.sites) uses_[site.name] = use;
+    for (const DeltaEntry& e : delta.entries()) {
+      if (!e.target.empty()) by_target_[e.target] = &e;
+    }
+  }
+
+  StepFlops count() {
+    for (const Site& site : backbone_.sites()) {
+      if (site.kind == SiteKind::kLinear) linear(site);
+      if (site.kind == SiteKind::kAttention) attention(site);
+    }
+    for (const DeltaEntry& e : delta_.entries()) {
+      if (e.target.empty()) own(e);
+    }
+    return flops_;
+  }
+
+ private:
+  // Of the layer itself where the probe had it, else of one like it.
+  SiteUse use_of(const Site& site) const {
+    auto found = uses_.find(site.name);
+    if (found == uses_.end()) {
+      found = uses_.find(in_layer(site.name, site.layer, 1));
+    }
+    return found == uses_.end() ? SiteUse{} : found->second;
+  }
+
+  // Rows of the probe's batch, scaled to the whole one.
+  double rows(const Site& site, const SiteUse& use) const {
+    const auto n = static_cast<double>(use.rows);
+    const bool decodes = backbone_.config().decoder_layers > 0;
+    // The loss may multiply by the output matrix without passing the site.
+    if (use.rows == 0 && site.role == Role::kHead && decodes) {
+      return all_.target;
+    }
+    if (site.role == Role::kPooler || (site.role == Role::kHead && !decodes)) {
+      return n * share_;
+    }
+    if (n == part_.target) return all_.target;
+    return n * all_.input / std::max(1.0, part_.input);
+  }
+
+  void linear(const Site& site) {
+    const SiteUse use = use_of(site);
+    const double tokens = rows(site, use);
+    const double product = 2 * tokens * static_cast<double>(site.d_in) *
+                           static_cast<double>(site.d_out);
+    flops_.forward += product;
+    const bool unseen = use.rows == 0;  // by the probe: the loss's own
+    if (use.grad || unseen) flops_.backward += product;
+    const std::string& name = backbone_.parameters().slot(site.weight).name;
+    const auto found = by_target_.find(name);
+    if (found == by_target_.end()) return;
+    const DeltaEntry& e = *found->second;
+    flops_.backward += e.kind == EntryKind::kMasked
+                           ? 2 * tokens * static_cast<double>(e.count)
+                           : product;
+  }
+
+  void attention(const Site& site) {
+    const bool cross = site.role == Role::kCrossAttention;
+    const double pairs = cross                           ? pairs_.cross
+                         : site.stack == Stack::kDecoder ? pairs_.decoder
+                                                         : pairs_.encoder;
+    const double product = 2 * pairs * static_cast<double>(site.d_in);
+    flops_.forward += 2 * product;
+    if (reached(site)) flops_.backward += 4 * product;
+  }
+
+  // Backward passes through attention when one of its projections trains or has
+  // an input with a gradient.
+  bool reached(const Site& attention) const {
+    for (const Site& s : backbone_.sites()) {
+      if (s.kind != SiteKind::kLinear || s.stack != attention.stack ||
+          s.layer != attention.layer || s.role != attention.role) {
+        continue;
+      }
+      if (use_of(s).grad) return true;
+    }
+    return false;
+  }
+
+  // A matrix that stands beside the backbone's: forward, both gradients.
+  void own(const DeltaEntry& e) {
+    if (e.shape.size() < 2) return;
+    double tokens =
+        e.name.find("decoder") != std::string::npos ? all_.target : all_.input;
+    for (const Site& site : backbone_.sites()) {
+      if (site.kind == SiteKind::kLinear &&
+          e.name.find(site.name + ".") != std::string::npos) {
+        tokens = rows(site, use_of(site));
+        break;
+      }
+    }
+    const double product = 2 * tokens * static_cast<double>(e.count);
+    flops_.forward += product;
+    flops_.backward += 2 * product;
+  }
+
+  const Backbone& backbone_;
+  const Delta& delta_;
+  const Tokens all_, part_;
+  const double share_;
+  const Pairs pairs_;
+  std::map<std::string, SiteUse> uses_;
+  std::map<std::string, const DeltaEntry*> by_target_;
+  StepFlops flops_;
+};
+
+}  // namespace
+
+StepFlops count_flops(const Backbone& backbone, const Delta& delta,
+                      const Probe& probe, std::span<const Sample> probed,
+                      std::span<const Sample> samples) {
+  return Count(backbone, delta, probe, probed, samples).count();
+}
+
+}  // namespace thinwire

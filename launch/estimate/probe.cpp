@@ -1,0 +1,206 @@
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include "launch/estimate/probe.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "dist/declare.h"
+#include "dist/optimizer.h"
+#include "models/tensor_source.h"
+#include "ops/tensor_memory.h"
+
+namespace thinwire {
+namespace {
+
+// Zeros in the dtypes of another model's weights.
+class BlankSource : public TensorSource {
+ public:
+  explicit BlankSource(const Parameters& like) : like_(like) {}
+
+  at::Tensor get(const std::vector<std::string>& names,
+                 const std::vector<std::int64_t>& shape, const Init&,
+                 bool required) override {
+    int slot = -1;
+    for (const std::string& name : names) {
+      if (slot < 0) slot = like_.find(name);
+    }
+    if (slot < 0 && !required) return {};
+    return at::zeros(
+        shape,
+        at::TensorOptions().dtype(
+            slot < 0 ? at::kFloat : like_.slot(slot).frozen.scalar_type()));
+  }
+  bool contains(std::string_view name) const override {
+    return like_.find(name) >= 0;
+  }
+
+ private:
+  const Parameters& like_;
+};
+
+// The most since it was last asked.
+double take_peak() {
+  const auto bytes = static_cast<double>(peak_tensor_bytes());
+  reset_peak_tensor_bytes();
+  return bytes;
+}
+
+// Tells the encoder's share of a pass from the decoder's.
+class EncoderEnd : public TapAttachment {
+ public:
+  explicit EncoderEnd(StepMemory& memory) : memory_(memory) {}
+
+  at::Tensor layer_output(const at::Tensor& hidden,
+                          const ForwardContext&) override {
+    memory_.peak[StepMemory::kEncoderForward] = take_peak();
+    if (hidden.requires_grad()) {
+      hidden.register_hook([this](const at::Tensor&) {
+        memory_.peak[StepMemory::kBackward] = take_peak();
+      });
+    }
+    return hidden;
+  }
+
+ private:
+  StepMemory& memory_;
+};
+
+class CountRows : public LinearAttachment {
+ public:
+  explicit CountRows(SiteUse& use) : use_(use) {}
+
+  at::Tensor path(const at::Tensor& x, const ForwardContext&) override {
+    use_.rows += x.size(0);
+    use_.grad = use_.grad || x.requires_grad();
+    return {};
+  }
+
+ private:
+  SiteUse& use_;
+};
+
+class Trial {
+ public:
+  Trial(const RunConfig& config, const Backbone& full, std::int64_t layers,
+        std::int64_t decoder_layers)
+      : config_(config), task_(make_task(config)) {
+    ModelConfig model = full.config();
+    model.layers = layers;
+    model.decoder_layers = decoder_layers;
+    BlankSource source(full.parameters());
+    backbone_ = make_backbone(model, source);
+    task_->add_head(*backbone_, source);
+    methods_ = make_methods(config);
+    if (config.train.dropout >= 0) backbone_->set_dropout(config.train.dropout);
+    weights_ = static_cast<double>(live_tensor_bytes());
+    // Counts only: nothing is scored.
+    delta_ = declare_delta(
+        *backbone_, methods_,
+        {.seed = config.train.seed, .step = 0, .scoring = nullptr});
+    attach_delta(*backbone_, methods_, delta_);
+    optimizer_.emplace(config.train, delta_);
+    start_ = static_cast<double>(live_tensor_bytes());
+  }
+
+  StepMemory step(std::span<const Sample> samples) {
+    StepMemory m;
+    mark_encoder_end(m);
+    delta_.zero_grads();
+    reset_peak_tensor_bytes();
+    {
+      const at::Tensor loss = forward(samples);
+      m.kept = static_cast<double>(live_tensor_bytes());
+      m.peak[StepMemory::kForward] = take_peak();
+      if (loss.requires_grad()) loss.backward();
+      const bool split = m.peak[StepMemory::kBackward] > 0;
+      m.peak[split ? StepMemory::kEncoderBackward : StepMemory::kBackward] =
+          take_peak();
+    }
+    const std::vector<bool> active(delta_.entries().size(), true);
+    optimizer_->step(delta_, active, config_.train.lr,
+                     std::vector<double>(delta_.groups().size(), 1),
+                     &backbone_->parameters());
+    m.peak[StepMemory::kUpdate] = take_peak();
+    m.kept -= start_;
+    for (double& peak : m.peak) peak = std::max(0.0, peak - start_);
+    return m;
+  }
+
+  std::vector<std::pair<Site, SiteUse>> uses(std::span<const Sample> samples) {
+    const auto& sites = backbone_->sites();
+    std::vector<SiteUse> use(sites.size());
+    attach_delta(*backbone_, methods_, delta_);  // without what step() put on
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      if (sites[i].kind != SiteKind::kLinear) continue;
+      backbone_->attach(static_cast<int>(i),
+                        std::make_shared<CountRows>(use[i]));
+    }
+    forward(samples);
+    attach_delta(*backbone_, methods_, delta_);
+    std::vector<std::pair<Site, SiteUse>> out;
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      if (sites[i].kind == SiteKind::kLinear) {
+        out.emplace_back(sites[i], use[i]);
+      }
+    }
+    return out;
+  }
+
+  double state_bytes() const { return start_ - weights_; }
+  double numbers() const { return static_cast<double>(delta_.size()); }
+
+ private:
+  at::Tensor forward(std::span<const Sample> samples) {
+    const BackboneInput in = task_->collate(samples, backbone_->config());
+    ForwardContext ctx;
+    ctx.training = true;
+    ctx.seed = config_.train.seed;
+    ctx.tasks = in.tasks;
+    return task_->loss(*backbone_, in, ctx).sum;
+  }
+
+  void mark_encoder_end(StepMemory& memory) {
+    if (backbone_->config().decoder_layers == 0) return;
+    int last = -1;
+    const auto& sites = backbone_->sites();
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      if (sites[i].kind == SiteKind::kTap &&
+          sites[i].stack == Stack::kEncoder) {
+        last = static_cast<int>(i);
+      }
+    }
+    if (last >= 0)
+      backbone_->attach(last, std::make_shared<EncoderEnd>(memory));
+  }
+
+  const RunConfig& config_;
+  std::unique_ptr<Task> task_;
+  std::unique_ptr<Backbone> backbone_;
+  std::vector<std::unique_ptr<Method>> methods_;
+  Delta delta_;
+  std::optional<Optimizer> optimizer_;
+  double weights_ = 0, start_ = 0;  // bytes alive, without and with states
+};
+
+}  // namespace
+
+double StepMemory::most() const { return *std::ranges::max_element(peak); }
+
+Probe probe_step(const RunConfig& config, const Backbone& full,
+                 std::span<const Sample> samples, std::int64_t layers,
+                 std::int64_t decoder_layers, bool count_sites) {
+  Trial trial(config, full, layers, decoder_layers);
+  Probe probe;
+  probe.step = trial.step(samples);
+  if (count_sites) probe.sites = trial.uses(samples);
+  probe.state_bytes = trial.state_bytes();
+  probe.numbers = trial.numbers();
+  return probe;
+}
+
+}  // namespace thinwire
