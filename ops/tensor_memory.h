@@ -8,8 +8,9 @@
 namespace thinwire {
 
 // From now on every CPU tensor is counted; those before it never are. Once per
-// process; later calls do nothing. Costs two relaxed atomic additions and one
-// small allocation per tensor. Thread-safe, as the rest.
+// process; later calls do nothing. Costs a lock and a table's entry per tensor.
+// Thread-safe, as the rest. Should LibTorch's allocator ever keep more than one
+// pointer per block, nothing is counted.
 void count_tensor_memory();
 
 std::int64_t live_tensor_bytes();  // 0 until counting began
