@@ -44,6 +44,7 @@ at::Tensor MicroBatches::forward(std::span<const Sample> samples,
 
   ForwardContext ctx;
   ctx.training = true;
+  ctx.checkpoint_blocks = run_.options.checkpoint_blocks;
   ctx.seed = run_.options.seed;
   ctx.step = static_cast<std::uint64_t>(step.index);
   ctx.tasks = in.tasks;

@@ -53,6 +53,8 @@ struct TrainOptions {
   // The same bits for every number of ranks at one global batch, which is cut
   // into so many shards (dist/virtual_shards.h).
   bool deterministic = false;
+  // Blocks are computed again in backward (ops/checkpoint.h).
+  bool checkpoint_blocks = false;
   int virtual_shards = 8;
   std::int64_t eval_batch_size = 0;   // 0: batch_size
   std::int64_t checkpoint_every = 0;  // steps; 0: only at the end

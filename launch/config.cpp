@@ -13,8 +13,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const std::vector<std::string> kTopKeys{"about", "model", "task", "data",
-                                        "peft",  "train", "comm", "output"};
+const std::vector<std::string> kTopKeys{
+    "about", "model", "task", "data", "peft", "train", "comm", "ops", "output"};
 
 void refuse_unknown_sections(const ConfigNode& root) {
   for (std::size_t i = 0; i < root.keys.size(); ++i) {
@@ -167,6 +167,7 @@ void fill_train(const Json& json, const ConfigNode* node, RunConfig& config) {
   t.keep = json.at("keep");
   t.deterministic = json.at("deterministic");
   t.virtual_shards = json.at("virtual_shards");
+  t.checkpoint_blocks = json.at("checkpoint_activations");
   t.log_every = json.at("log_every");
   config.threads = int_or(json.at("threads"), 0);
   if (t.steps > 0 && t.epochs > 0) {
@@ -306,6 +307,9 @@ RunConfig load_run_config(const std::string& path,
   const auto [comm_node, comm] = section("comm");
   fill_comm(comm, comm_node, config);
   all["comm"] = comm;
+  const auto [ops_node, ops] = section("ops");
+  config.reference_ops = ops.at("reference");
+  all["ops"] = ops;
   config.output = read_text(root, "output");
   all["output"] = config.output.empty() ? Json() : Json(config.output);
   make_task(config);

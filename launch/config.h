@@ -35,6 +35,7 @@ struct RunConfig {
   std::vector<MethodChoice> peft;
   TrainOptions train;
   std::int64_t threads = 0;  // per rank; 0: cores / local ranks
+  bool reference_ops = false;
   std::string backend = "auto";
   double timeout_seconds = 120;  // of a wait for a rank that answers
   double silence_seconds = 5;  // of a rank that does not

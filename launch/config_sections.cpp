@@ -175,6 +175,10 @@ constexpr SectionField kTrain[] = {
      kSpeed,
      1,
      kMaxCount},
+    {{"checkpoint_activations", kBool, "false",
+      "keep only the input of each block and compute the block again in "
+      "backward: less memory, a third more arithmetic, the same numbers"},
+     kSpeed},
     {{"log_every", kInt, "10", "steps between lines of metrics.jsonl"},
      kSpeed,
      1,
@@ -183,6 +187,11 @@ constexpr SectionField kTrain[] = {
      kSpeed,
      1,
      4096},
+};
+
+constexpr SectionField kOps[] = {
+    {{"reference", kBool, "false",
+      "plain library operations instead of our kernels, to compare with"}},
 };
 
 constexpr SectionField kComm[] = {
@@ -259,6 +268,7 @@ constexpr Section kSections[] = {
     {"data", "shards made by data/prepare.py", kData},
     {"train", "the loop", kTrain},
     {"comm", "the exchange between ranks", kComm},
+    {"ops", "how layers are computed", kOps},
 };
 
 }  // namespace

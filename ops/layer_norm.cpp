@@ -2,6 +2,7 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "ops/block_steps.h"
 #include "ops/norm.h"
 #include "ops/norm_rows.h"
+#include "ops/reference.h"
 #include "ops/step_tools.h"
 
 namespace thinwire {
@@ -88,6 +90,9 @@ NormKept keep(at::Tensor sum, const at::Tensor& weight,
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight,
                       const at::Tensor& bias, double eps) {
+  if (reference_ops()) {
+    return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);
+  }
   const NormKept kept = keep(x.detach().contiguous(), weight, bias);
   const at::Tensor shift = bias.detach().contiguous();
   at::Tensor out = fresh_like(kept.sum);
@@ -120,6 +125,9 @@ at::Tensor dropout_add_layer_norm(const at::Tensor& x, const at::Tensor& u,
                                   const Layout& layout,
                                   const at::Tensor& weight,
                                   const at::Tensor& bias, double eps) {
+  if (reference_ops()) {
+    return layer_norm(dropout_add(x, u, p, key, layout), weight, bias, eps);
+  }
   const DropoutRows rows(p, key, layout, u);
   check_pair(x, u);
   const at::Tensor a = x.detach().contiguous(), b = u.detach().contiguous();

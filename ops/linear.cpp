@@ -2,6 +2,7 @@
 #include "ops/linear.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/sum.h>
 
 #include <array>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "ops/backward.h"
 #include "ops/matmul.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -46,6 +48,31 @@ std::vector<at::Tensor> linear_backward(const Kept& kept,
   return out;
 }
 
+// x and the gradient of x w^T rounded to bf16, as matmul.h does.
+at::Tensor plain_bf16(const at::Tensor& x, const at::Tensor& weight) {
+  const auto rounded = [](const at::Tensor& t) {
+    return t.to(at::kBFloat16).to(at::kFloat);
+  };
+  at::Tensor y = at::linear(x.add(rounded(x.detach()).sub(x.detach())),
+                            weight.to(at::kFloat));
+  if (y.requires_grad()) y.register_hook(rounded);
+  return y;
+}
+
+// The same in plain operations.
+at::Tensor plain(const at::Tensor& x, const at::Tensor& weight,
+                 const at::Tensor& bias, const LowRank& low) {
+  at::Tensor y;
+  if (weight.scalar_type() == at::kFloat) {
+    y = at::linear(x, weight, bias);
+  } else {
+    y = plain_bf16(x, weight);
+    if (bias.defined()) y = y.add(bias);
+  }
+  if (!low.a.defined()) return y;
+  return y.add(at::linear(at::linear(x, low.a).mul(low.scale), low.b));
+}
+
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
@@ -53,6 +80,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
   THINWIRE_ASSERT(x.dim() == 2 && x.scalar_type() == at::kFloat,
                   "a linear layer of {} dimensions of {}", x.dim(),
                   c10::toString(x.scalar_type()));
+  if (reference_ops()) return plain(x, weight, bias, low_rank);
   const at::Tensor rows = x.detach().contiguous();
   Kept kept;
   kept.weight = weight.detach().contiguous();

@@ -14,6 +14,7 @@
 #include "base/clones.h"
 #include "base/error.h"
 #include "ops/backward.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -71,6 +72,9 @@ std::int64_t row_grain(std::int64_t d) {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  if (reference_ops()) {
+    return x.mul(x.square().mean(-1, true).add(eps).rsqrt()).mul(weight);
+  }
   const std::int64_t d = x.size(-1);
   THINWIRE_ASSERT(weight.numel() == d && x.scalar_type() == at::kFloat,
                   "weight of {} for width {}", weight.numel(), d);

@@ -11,6 +11,7 @@
 #include "launch/open_run.h"
 #include "launch/report.h"
 #include "launch/verbs/verbs.h"
+#include "ops/reference.h"
 #include "ops/tensor_memory.h"
 
 namespace thinwire {
@@ -28,6 +29,7 @@ std::string inspect_config(const std::string& path,
       *open.backbone, open.methods,
       {.seed = open.config.train.seed, .step = 0, .scoring = nullptr});
   set_threads(open.config.threads);
+  set_reference_ops(open.config.reference_ops);
   StepEstimate estimate;
   if (comm.rank() == 0) {
     estimate = estimate_step(open, delta, largest_batch(open), kInspectBudget);

@@ -9,6 +9,7 @@
 #include "launch/progress.h"
 #include "launch/report.h"
 #include "launch/verbs/verbs.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -29,6 +30,7 @@ int run(const Arguments& arguments, Communicator& comm) {
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   agree_config(comm, config);
   set_threads(config.threads);
+  set_reference_ops(config.reference_ops);
   OpenRun open = open_run(config, Need::kRequired, Need::kNothing, comm);
   ScoringProgress progress;
   const auto scoring = make_scoring(
