@@ -2,16 +2,6 @@
 
 #include "base/error.h"
 
-// Exported by LibTorch; its header would bring in a build of FBGEMM's.
-namespace fbgemm {
-template <class T>
-void transpose_simd(std::int64_t m, std::int64_t n, const T* from,
-                    std::int64_t row_from, T* to, std::int64_t row_to);
-extern template void transpose_simd<float>(std::int64_t, std::int64_t,
-                                           const float*, std::int64_t, float*,
-                                           std::int64_t);
-}  // namespace fbgemm
-
 namespace thinwire {
 
 const HeadKernels& head_kernels(Isa isa) {
@@ -20,12 +10,6 @@ const HeadKernels& head_kernels(Isa isa) {
                                                : head_kernels_portable();
   THINWIRE_ASSERT(out != nullptr, "no attention kernels for {}", name_of(isa));
   return *out;
-}
-
-void transpose(std::int64_t rows, std::int64_t columns, const float* from,
-               std::int64_t row_from, float* to, std::int64_t row_to) {
-  if (rows == 0) return;
-  fbgemm::transpose_simd<float>(rows, columns, from, row_from, to, row_to);
 }
 
 }  // namespace thinwire

@@ -8,6 +8,7 @@
 
 #include "base/isa.h"
 #include "ops/philox_lanes.h"
+#include "ops/transpose.h"
 
 namespace thinwire {
 
@@ -71,9 +72,5 @@ const HeadKernels& head_kernels(Isa isa);
 const HeadKernels* head_kernels_portable();
 const HeadKernels* head_kernels_avx2();
 const HeadKernels* head_kernels_avx512();
-
-// to[j * row_to + i] = from[i * row_from + j], i < rows, j < columns.
-void transpose(std::int64_t rows, std::int64_t columns, const float* from,
-               std::int64_t row_from, float* to, std::int64_t row_to);
 
 }  // namespace thinwire

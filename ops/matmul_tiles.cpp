@@ -9,16 +9,7 @@
 #include <memory>
 
 #include "base/clones.h"
-
-// Exported by LibTorch; its header would bring in a build of FBGEMM's.
-namespace fbgemm {
-template <class T>
-void transpose_simd(std::int64_t m, std::int64_t n, const T* from,
-                    std::int64_t row_from, T* to, std::int64_t row_to);
-extern template void transpose_simd<float>(std::int64_t, std::int64_t,
-                                           const float*, std::int64_t, float*,
-                                           std::int64_t);
-}  // namespace fbgemm
+#include "ops/transpose.h"
 
 namespace thinwire {
 namespace {
@@ -67,14 +58,14 @@ Packed pack_fp32(const Product& p, const Tile& t) {
   const auto* b = static_cast<const float*>(p.b);
   float* to = scratch();
   if (p.transposed) {
-    fbgemm::transpose_simd<float>(t.columns, t.depth,
-                                  b + t.column * p.row_b + t.depth_begin,
-                                  p.row_b, to, kColumns);
+    transpose(t.columns, t.depth, b + t.column * p.row_b + t.depth_begin,
+              p.row_b, to, kColumns);
     return {to, kColumns};
   }
   const float* from = b + t.depth_begin * p.row_b + t.column;
-  // Few rows of a read the tile less often than a copy would.
-  if (p.m <= 2 * kRows) return {from, p.row_b};
+  // Few rows of a read the tile less often than a copy would; narrow ones lie
+  // close together anyway.
+  if (p.m <= 2 * kRows || p.row_b <= 512) return {from, p.row_b};
   for (std::int64_t i = 0; i < t.depth; ++i) {
     std::memcpy(to + i * kColumns, from + i * p.row_b,
                 static_cast<std::size_t>(t.columns) * sizeof(float));
@@ -87,7 +78,7 @@ Packed pack_bf16(const Product& p, const Tile& t) {
   const auto* b = static_cast<const std::uint16_t*>(p.b);
   float* to = scratch();
   if (p.transposed) {  // a pair lies as one 32-bit number already
-    fbgemm::transpose_simd<float>(
+    transpose(
         t.columns, t.depth / 2,
         reinterpret_cast<const float*>(b + t.column * p.row_b + t.depth_begin),
         p.row_b / 2, to, kColumns);

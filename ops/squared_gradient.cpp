@@ -12,16 +12,7 @@
 
 #include "base/clones.h"
 #include "base/error.h"
-
-// Exported by LibTorch; its header would bring in a build of FBGEMM's.
-namespace fbgemm {
-template <class T>
-void transpose_simd(std::int64_t m, std::int64_t n, const T* from,
-                    std::int64_t row_from, T* to, std::int64_t row_to);
-extern template void transpose_simd<float>(std::int64_t, std::int64_t,
-                                           const float*, std::int64_t, float*,
-                                           std::int64_t);
-}  // namespace fbgemm
+#include "ops/transpose.h"
 
 namespace thinwire {
 namespace {
@@ -193,9 +184,8 @@ class Pass {
     for (std::size_t b = 0; b < weights_.size(); ++b) {
       for (const Products& p : products_) {
         const std::int64_t length = p.offsets[b + 1] - p.offsets[b];
-        fbgemm::transpose_simd<float>(length, rows,
-                                      p.dy + p.offsets[b] * p.row_dy + row,
-                                      p.row_dy, to, length);
+        transpose(length, rows, p.dy + p.offsets[b] * p.row_dy + row, p.row_dy,
+                  to, length);
         to += rows * length;
       }
     }

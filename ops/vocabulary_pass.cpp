@@ -11,18 +11,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "ops/transpose.h"
 #include "ops/vector_exp.h"
 #include "ops/vocabulary_kernels.h"
-
-// Exported by LibTorch; its header would bring in a build of FBGEMM's.
-namespace fbgemm {
-template <class T>
-void transpose_simd(std::int64_t m, std::int64_t n, const T* from,
-                    std::int64_t row_from, T* to, std::int64_t row_to);
-extern template void transpose_simd<float>(std::int64_t, std::int64_t,
-                                           const float*, std::int64_t, float*,
-                                           std::int64_t);
-}  // namespace fbgemm
 
 namespace thinwire {
 namespace {
@@ -133,8 +124,7 @@ void add_products(const Block& b, Partial& p, Scratch& s, const float* e,
                   std::int64_t first, std::int64_t count, bool add) {
   auto* acc = p.acc.mutable_data_ptr<float>();
   s.turned.resize(static_cast<std::size_t>(b.lanes * b.tile));
-  fbgemm::transpose_simd<float>(count, b.lanes, e, b.lanes, s.turned.data(),
-                                count);
+  transpose(count, b.lanes, e, b.lanes, s.turned.data(), count);
   if (!b.bf16) {
     multiply(acc, s.turned.data(), b.w.const_data_ptr<float>() + first * b.d,
              b.lanes, b.d, count, count, b.d, b.d, add);
@@ -251,9 +241,8 @@ at::Tensor pack(const at::Tensor& x, std::int64_t lanes) {
   const bool bf16 = x.scalar_type() == at::kBFloat16;
   at::Tensor out = at::empty({x.size(1), lanes}, x.options());
   const std::int64_t columns = bf16 ? x.size(1) / 2 : x.size(1);
-  fbgemm::transpose_simd<float>(
-      lanes, columns, static_cast<const float*>(x.const_data_ptr()), columns,
-      static_cast<float*>(out.mutable_data_ptr()), lanes);
+  transpose(lanes, columns, static_cast<const float*>(x.const_data_ptr()),
+            columns, static_cast<float*>(out.mutable_data_ptr()), lanes);
   return out;
 }
 
