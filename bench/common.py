@@ -33,6 +33,15 @@ def write_t5_config(path, model, dropout):
         json.dump(config, f, indent=1)
 
 
+def shards(source, target):
+    """Text-to-text shards of fixed length, made once; their folder."""
+    folder = os.path.join(ROOT, "build", "bench", f"t2t-{source}-{target}")
+    subprocess.run([VENV, os.path.join(ROOT, "bench", "synthetic.py"),
+                    "--input", str(source), "--target", str(target),
+                    "--output", folder], check=True)
+    return folder
+
+
 def mpi_environment():
     return dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1",
                 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")

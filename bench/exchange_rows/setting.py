@@ -10,6 +10,7 @@ import sys
 import time
 
 import common
+from common import shards  # noqa: rows use it by this name
 from rows import Figure, at_most  # noqa: rows use them by this name
 from tests.harness import jobs, netns
 
@@ -72,16 +73,6 @@ def probe(setting, hosts):
     found = dict(json.loads(out), rate=hosts.rate)
     setting.probes.append(found)
     return found
-
-
-def shards(source, target):
-    folder = os.path.join(common.ROOT, "build", "bench",
-                          f"t2t-{source}-{target}")
-    subprocess.run([common.VENV, os.path.join(common.ROOT, "bench",
-                                              "synthetic.py"),
-                    "--input", str(source), "--target", str(target),
-                    "--output", folder], check=True)
-    return folder
 
 
 def config(setting, name, *, method="lora", model="t5-small", data, batch,

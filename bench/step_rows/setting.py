@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import common
+from common import shards  # noqa: rows use it by this name
 from rows import Figure, at_most  # noqa: rows use them by this name
 
 WARMUP = 2
@@ -15,16 +16,6 @@ METHODS = {
     "fish": "{method: fish_mask, density: 0.005, samples: 8}",
     "full": "{method: full}",
 }
-
-
-def shards(source, target):
-    folder = os.path.join(common.ROOT, "build", "bench",
-                          f"t2t-{source}-{target}")
-    subprocess.run([common.VENV, os.path.join(common.ROOT, "bench",
-                                              "synthetic.py"),
-                    "--input", str(source), "--target", str(target),
-                    "--output", folder], check=True)
-    return folder
 
 
 def quiet(setting):
