@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 
 namespace thinwire {
 namespace {
@@ -53,12 +54,13 @@ TEST(Hasher, FramesStrings) {
 }
 
 TEST(HashFile, EqualsTheHashOfItsBytes) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "hashed.bin";
+  const TempFolder folder;
+  const std::string path = folder / "hashed.bin";
   const std::string text((1 << 20) + 17, 'q');  // more than one block
   std::ofstream(path, std::ios::binary) << text;
-  EXPECT_EQ(hash_file(path.string()), hash128(as_span(text)));
+  EXPECT_EQ(hash_file(path), hash128(as_span(text)));
   std::filesystem::remove(path);
-  EXPECT_THROW(hash_file(path.string()), IoError);
+  EXPECT_THROW(hash_file(path), IoError);
 }
 
 }  // namespace

@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
 
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 
 namespace thinwire {
 namespace {
@@ -20,9 +20,9 @@ class LogTest : public testing::Test {
 };
 
 TEST_F(LogTest, FileGetsRankAndText) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "rank3.log";
-  std::filesystem::remove(path);
-  init_log(3, path.string());
+  const TempFolder folder;
+  const std::string path = folder / "rank3.log";
+  init_log(3, path);
   spdlog::debug("not this");
   spdlog::info("k = {}", 7);
   spdlog::default_logger()->flush();
@@ -35,7 +35,6 @@ TEST_F(LogTest, FileGetsRankAndText) {
   EXPECT_NE(text.str().find(" [rank 3] quietly\n"), std::string::npos)
       << text.str();
   EXPECT_EQ(text.str().find("not this"), std::string::npos);
-  std::filesystem::remove(path);
 }
 
 TEST_F(LogTest, OtherRanksKeepInfoOffTheConsole) {

@@ -3,11 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <fstream>
 #include <string>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 
 namespace thinwire {
 namespace {
@@ -55,8 +55,8 @@ std::vector<double> numbers(const std::string& line, const std::string& key) {
 }
 
 TEST(TracedReducer, PassesEverythingOnAndWritesWhen) {
-  const std::string path = testing::TempDir() + "/exchange-0.jsonl";
-  std::remove(path.c_str());
+  const TempFolder folder;
+  const std::string path = folder / "exchange-0.jsonl";
   Calls calls;
   {
     const auto reducer = make_traced_reducer(

@@ -19,7 +19,6 @@ namespace thinwire {
 namespace {
 
 namespace fs = std::filesystem;
-using trial::TempFolder;
 
 constexpr Digest kBackbone = {1, 2};
 

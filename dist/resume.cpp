@@ -1,14 +1,11 @@
 #include "dist/resume.h"
 
-#include <stdlib.h>  // mkdtemp
-
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <span>
 #include <utility>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 #include "comm/communicator.h"
 #include "dist/durable.h"
 #include "dist/together.h"
@@ -24,29 +21,6 @@ std::string broadcast_text(Communicator& comm, const std::string& text) {
       0, {.tag = "resume"});
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
-
-// A private folder that goes away with this object.
-class Scratch {
- public:
-  Scratch() {
-    std::string name =
-        (fs::temp_directory_path() / "thinwire-resume-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      fail<IoError>("{}: cannot create: {}", name, std::strerror(errno));
-    }
-    path_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 std::string file_names(const std::string& folder) {
   std::string names;
@@ -77,7 +51,7 @@ std::optional<Resumed> load_newest(Communicator& comm,
   if (folder.empty()) return std::nullopt;
 
   // The others read copies, which load_checkpoint() verifies again.
-  std::optional<Scratch> scratch;
+  std::optional<TempFolder> scratch;
   if (comm.size() > 1) {
     const std::string names =
         broadcast_text(comm, together(comm, [&] {

@@ -3,8 +3,6 @@
 // told its observer.
 #pragma once
 
-#include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "base/temp_folder.h"
 #include "comm/communicator.h"
 #include "comm/threads.h"
 #include "dist/durable.h"
@@ -21,31 +20,6 @@
 #include "peft/field_values.h"
 
 namespace thinwire::trial {
-
-// A private folder that goes away with this object.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name =
-        (std::filesystem::temp_directory_path() / "thinwire-dist-XXXXXX")
-            .string();
-    if (::mkdtemp(name.data()) == nullptr) std::abort();
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const {
-    return path_ + "/" + name;
-  }
-
- private:
-  std::string path_;
-};
 
 inline std::string bert_config(double dropout) {
   return R"({"model_type": "bert", "architectures": ["BertModel"],

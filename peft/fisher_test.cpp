@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 #include "peft/delta_file.h"
 #include "peft/testing.h"
 
@@ -142,7 +143,8 @@ TEST(FishMask, ASavedMaskComesBack) {
   const Json config = {{"density", 0.05}, {"samples", 3}};
   const Delta drawn = testing::declare(*make_method("fish_mask", config),
                                        *tiny.backbone, {.scoring = &scoring});
-  const std::string path = ::testing::TempDir() + "mask.safetensors";
+  const TempFolder folder;
+  const std::string path = folder / "mask.safetensors";
   save_delta(path, drawn, tiny.backbone->parameters().identity());
   const auto from_file = make_method("fish_mask", {{"mask_file", path}});
   const Delta read = testing::declare(*from_file, *tiny.backbone);
