@@ -10,6 +10,7 @@
 #include "dist/declare.h"
 #include "launch/job.h"
 #include "models/tensor_source.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -64,6 +65,13 @@ std::shared_ptr<const ShardFolder> open_needed(const std::string& path,
   return open_data(path, key, config, backbone);
 }
 
+void apply_settings(const RunConfig& config) {
+  // Threads cut sums and products: the same bits need the same number.
+  const bool one_thread = config.train.deterministic && config.threads == 0;
+  set_threads(one_thread ? 1 : config.threads);
+  set_reference_ops(config.reference_ops);
+}
+
 std::string find_delta(const std::string& path) {
   if (!fs::is_directory(path)) return path;
   for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
@@ -101,6 +109,7 @@ void agree_config(Communicator& comm, RunConfig& config) {
 OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
   OpenRun run;
   run.config = std::move(config);
+  apply_settings(run.config);
   run.model = open_model(run.config.model, comm);
   run.backbone = std::move(run.model.backbone);
   run.identity = run.model.identity;

@@ -32,7 +32,8 @@ enum class Need { kNothing, kIfNamed, kRequired };
 // is agreed by digest; config.text is rank 0's on return. Blocks on all ranks.
 void agree_config(Communicator& comm, RunConfig& config);
 
-// Blocks on all ranks. Throws UsageError or IoError naming file and key.
+// Sets the process's threads and reference_ops as the config says. Blocks on
+// all ranks. Throws UsageError or IoError naming file and key.
 OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm);
 
 // Opens a folder of shards and holds it to model and task. key: for messages.

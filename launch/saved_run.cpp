@@ -4,7 +4,6 @@
 
 #include "comm/communicator.h"
 #include "launch/job.h"
-#include "ops/reference.h"
 
 namespace thinwire {
 
@@ -14,8 +13,6 @@ SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   if (arguments.has("data")) config.eval_data = arguments.get("data");
   agree_config(comm, config);
-  set_threads(config.threads);
-  set_reference_ops(config.reference_ops);
   SavedRun run;
   run.open = open_run(std::move(config), Need::kNothing, Need::kRequired, comm);
   attach_saved_delta(run.open, arguments.get("delta"), &run.delta);

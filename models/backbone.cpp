@@ -1,23 +1,23 @@
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "models/backbone.h"
 
-#include <filesystem>
-#include <span>
-
-#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/cat.h>
-#include <ATen/ops/ones_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+
+#include <filesystem>
+#include <span>
 
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "ops/checkpoint.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
-#include "ops/checkpoint.h"
 
 namespace thinwire {
 
@@ -132,8 +132,8 @@ at::Tensor Backbone::rms_norm_of(const at::Tensor& x, int weight,
   if (watch == nullptr) return y;
   return watch->scaled(
       y,
-      [x = x.detach(), ones = at::ones_like(w), eps] {
-        return rms_norm(x, ones, eps);
+      [x = x.detach(), eps] {
+        return rms_norm(x, at::ones({x.size(1)}, x.options()), eps);
       },
       *ctx.layout);
 }
@@ -145,7 +145,8 @@ at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
   const double eps = config_.norm_eps;
   at::Tensor y = layer_norm(x, w.tensor, b.tensor, eps);
   if (w.watch != nullptr) {
-    const auto normal = [x = x.detach(), ones = at::ones_like(w.tensor), eps] {
+    const auto normal = [x = x.detach(), eps] {
+      const at::Tensor ones = at::ones({x.size(1)}, x.options());
       return layer_norm(x, ones, at::zeros_like(ones), eps);
     };
     y = w.watch->scaled(y, normal, *ctx.layout);

@@ -1,6 +1,7 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "models/masked_weight.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
 
 #include <utility>
@@ -30,6 +31,7 @@ MaskedWeight::MaskedWeight(const at::Tensor& weight, at::Tensor values,
 
 at::Tensor MaskedWeight::product(const at::Tensor& y, const at::Tensor& x,
                                  at::ScalarType type, const Layout&) {
+  if (!at::GradMode::is_enabled()) return y;  // x need not be rounded again
   return tap_gradient_of(y, values_,
                          [plan = plan_, x = rows_of(x, type), type](
                              at::Tensor& grad, const at::Tensor& dy) {

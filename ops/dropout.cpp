@@ -9,40 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "base/clones.h"
 #include "base/error.h"
 #include "ops/backward.h"
 #include "ops/dropout_draw.h"
-#include "ops/philox_lanes.h"
+#include "ops/dropout_rows.h"
 
 namespace thinwire {
 namespace {
-
-// out[i] = in[i] * scale where the draw reaches `threshold`, else 0.
-THINWIRE_CLONE_BODY void keep_body(float* __restrict out,
-                                   const float* __restrict in, std::int64_t n,
-                                   const std::int32_t* __restrict drawn,
-                                   std::int32_t threshold, float scale) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float kept = in[i] * scale;
-    out[i] = drawn[i] >= threshold ? kept : 0.0f;
-  }
-}
-constexpr Clones<&keep_body> keep;
-
-void drop_row(float* out, const float* in, std::int64_t n, const RowDraw& row,
-              std::int32_t threshold, float scale) {
-  constexpr std::int64_t kSpan = 8 * kDrawn;
-  const DrawFunction draw = draw_function();
-  std::int32_t drawn[kSpan];
-  for (std::int64_t begin = 0; begin < n; begin += kSpan) {
-    const std::int64_t count = std::min(kSpan, n - begin);
-    for (std::int64_t i = 0; i < count; i += kDrawn) {
-      draw(drawn + i, row, static_cast<std::uint32_t>((begin + i) / 4));
-    }
-    keep(out + begin, in + begin, count, drawn, threshold, scale);
-  }
-}
 
 // Which numbers a tensor's rows draw; shared by forward and backward.
 struct Plan {
@@ -70,8 +43,7 @@ void fill(const Plan& plan, float* out, const float* in, std::int64_t rows,
     for (std::int64_t r = begin; r < end; ++r) {
       float* to = out + r * d;
       if (plan.heads == 0) {
-        drop_row(to, in + r * d, d, plan.row(r, plan.draw.site),
-                 plan.draw.threshold, plan.draw.scale);
+        drop_row(to, in + r * d, d, plan.row(r, plan.draw.site), plan.draw);
         continue;
       }
       const std::int64_t i = r % plan.queries;
@@ -83,7 +55,7 @@ void fill(const Plan& plan, float* out, const float* in, std::int64_t rows,
       }
       drop_row(to, in + r * d, d,
                plan.row(b * plan.queries + i, plan.draw.head_site(head)),
-               plan.draw.threshold, plan.draw.scale);
+               plan.draw);
     }
   });
 }

@@ -62,6 +62,15 @@ RowDraw row_of(const DropoutDraw& draw, const at::Tensor& samples,
 
 }  // namespace
 
+void drop_row(float* out, const float* in, std::int64_t d, const RowDraw& row,
+              const DropoutDraw& draw) {
+  for_spans(row, d,
+            [&](std::int64_t begin, std::int64_t n, const std::int32_t* drawn) {
+              keep(out + begin, in + begin, n, drawn, draw.threshold,
+                   draw.scale);
+            });
+}
+
 DropoutRows::DropoutRows(double p, const DropoutKey& key, const Layout& layout,
                          const at::Tensor& x)
     : draw_(p, key), samples_(layout.samples), positions_(layout.positions) {
@@ -77,11 +86,7 @@ void DropoutRows::drop(float* out, const float* in, std::int64_t t,
     if (out != in) std::copy_n(in, d, out);
     return;
   }
-  for_spans(row_of(draw_, samples_, positions_, t), d,
-            [&](std::int64_t begin, std::int64_t n, const std::int32_t* drawn) {
-              keep(out + begin, in + begin, n, drawn, draw_.threshold,
-                   draw_.scale);
-            });
+  drop_row(out, in, d, row_of(draw_, samples_, positions_, t), draw_);
 }
 
 void DropoutRows::drop_add(float* out, const float* added, const float* in,

@@ -10,6 +10,11 @@
 
 namespace thinwire {
 
+// out = in where `row` is kept, times draw.scale, else 0; d numbers. out may be
+// in.
+void drop_row(float* out, const float* in, std::int64_t d, const RowDraw& row,
+              const DropoutDraw& draw);
+
 class DropoutRows {
  public:
   // Of x fp32 [T, d], row t of layout. Throws UsageError unless 0 <= p < 1.

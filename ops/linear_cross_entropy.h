@@ -21,9 +21,9 @@ struct LinearCrossEntropyOptions {
       sampled = {};
 };
 
-// hidden fp32 [n, d]; weight [V, d], fp32 or bf16; labels int64 [n]
-// in [0, V) or -100 (ignored), else UsageError. -> scalar sum of
-// -log softmax(scale hidden weight^T)[label]. Differentiable once in hidden,
+// hidden fp32 [n, d], rounded to the type of weight [V, d], fp32 or bf16;
+// labels int64 [n] in [0, V) or -100 (ignored), else UsageError. -> scalar sum
+// of -log softmax(scale hidden weight^T)[label]. Differentiable once in hidden,
 // weight and values: the gradients are computed with the loss where the graph
 // is recorded, and kept (fp32 [n, d]; [V, d] if weight trains) until backward.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden,

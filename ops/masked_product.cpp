@@ -15,6 +15,7 @@
 
 #include "base/clones.h"
 #include "base/isa.h"
+#include "ops/micro_kernel.h"
 
 namespace thinwire {
 namespace {
@@ -218,9 +219,6 @@ class Gather {
   const SampledKernels& kernels_;
 };
 
-// LibTorch's micro-kernel multiplies tiles as they lie.
-bool has_micro_kernel() { return isa() >= Isa::kAvx2; }
-
 struct Product {
   const float* lines;  // [count, tokens]
   std::int64_t stride, first, count;
@@ -347,7 +345,7 @@ void masked_product(const MaskPlan& plan, const MaskedOperands& operands,
     make_panel(to, stride, sampled_kernels(isa()), chosen,
                lines_of.data() + first, lines, operands.tokens);
     const Product product{to, stride, first, lines, other, operands.tokens};
-    if (has_micro_kernel()) {
+    if (has_micro_kernel(at::kFloat)) {
       tiled_product(product, gather);
     } else {
       library_product(product, gather);

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "ops/matmul_tiles.h"
+#include "ops/micro_kernel.h"
 
 namespace thinwire {
 namespace {
@@ -28,7 +29,7 @@ void check(const at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
 }
 
 bool worth_tiles(const at::Tensor& a, const at::Tensor& w) {
-  if (a.numel() == 0 || w.numel() == 0 || !matmul_is_tiled(w.scalar_type())) {
+  if (a.numel() == 0 || w.numel() == 0 || !has_micro_kernel(w.scalar_type())) {
     return false;
   }
   return w.scalar_type() == at::kFloat
@@ -85,16 +86,6 @@ at::Tensor empty_like_product(const at::Tensor& a, std::int64_t rows,
 
 }  // namespace
 
-bool matmul_is_tiled(at::ScalarType weight) {
-#if defined(__x86_64__)
-  static const bool fp32 = __builtin_cpu_supports("avx2");
-  static const bool bf16 = __builtin_cpu_supports("avx512bf16");
-  return weight == at::kFloat ? fp32 : weight == at::kBFloat16 && bf16;
-#else
-  return false;
-#endif
-}
-
 void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                     const at::Tensor& bias, const Thin& thin) {
   check(out, a, w, w.size(1));
@@ -119,7 +110,7 @@ void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
 }
 
 void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
-  if (a.size(1) >= kFewRows && b.numel() > 0 && matmul_is_tiled(at::kFloat)) {
+  if (a.size(1) >= kFewRows && b.numel() > 0 && has_micro_kernel(at::kFloat)) {
     matmul_nn_into(out, a.detach().t().contiguous(), b);
   } else {
     by_library(out, a.t(), b, {});

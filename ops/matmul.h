@@ -36,7 +36,4 @@ void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                     const Thin& thin = {});
 void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 
-// Whether this processor runs the tiles for weights of this type.
-bool matmul_is_tiled(at::ScalarType weight);
-
 }  // namespace thinwire

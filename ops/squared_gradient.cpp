@@ -12,6 +12,7 @@
 
 #include "base/clones.h"
 #include "base/error.h"
+#include "ops/micro_kernel.h"
 #include "ops/transpose.h"
 
 namespace thinwire {
@@ -83,8 +84,7 @@ constexpr Clones<&add_outer_body> add_outer;
 void multiply(float* out, std::int64_t row_out, const float* a,
               std::int64_t row_a, std::int64_t m, const float* b,
               std::int64_t row_b, std::int64_t n, std::int64_t k, bool add) {
-  static const bool tiled = __builtin_cpu_supports("avx2") != 0;
-  if (tiled) {
+  if (has_micro_kernel(at::kFloat)) {
     at::native::cpublas::brgemm(m, n, k, row_a, row_b, row_out, add, a, b, out);
     return;
   }

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "ops/micro_kernel.h"
 #include "ops/transpose.h"
 #include "ops/vector_exp.h"
 #include "ops/vocabulary_kernels.h"
@@ -21,16 +22,6 @@ namespace {
 constexpr std::int64_t kColumns = 64;  // of one call of the micro-kernel
 constexpr std::int64_t kSliceTiles = 8;
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-bool has_micro_kernel(at::ScalarType type) {
-#if defined(__x86_64__)
-  static const bool fp32 = __builtin_cpu_supports("avx2");
-  static const bool bf16 = __builtin_cpu_supports("avx512bf16");
-  return type == at::kFloat ? fp32 : bf16;
-#else
-  return false;
-#endif
-}
 
 // C [m, n] (+)= A [m, k] B [k, n] by columns; pairs: B holds rows in pairs.
 template <class T>
@@ -246,14 +237,15 @@ at::Tensor pack(const at::Tensor& x, std::int64_t lanes) {
   return out;
 }
 
-Block make_block(const at::Tensor& x, const at::Tensor& w,
+// type: the matrix's own, to which x is rounded whatever multiplies them.
+Block make_block(const at::Tensor& x, const at::Tensor& w, at::ScalarType type,
                  const std::int64_t* labels, const VocabularyWants& wants) {
   const std::int64_t n = x.size(0), d = x.size(1);
   const std::int64_t lanes =
       (n + kVectorLanes - 1) / kVectorLanes * kVectorLanes;
   const bool bf16 = w.scalar_type() == at::kBFloat16;
   at::Tensor rows = at::zeros({lanes, d}, w.options());
-  rows.narrow(0, 0, n).copy_(x);
+  rows.narrow(0, 0, n).copy_(x.to(type));
   at::Tensor packed = pack(rows, lanes);
   // 512 KiB of W: half of a second-level cache of 1 MiB.
   constexpr std::int64_t kTileNumbers = 131072;
@@ -328,7 +320,7 @@ VocabularyResult vocabulary_pass(const at::Tensor& x, const at::Tensor& weight,
                   "{} rows of {}, a matrix [{}, {}]", x.size(0), x.size(1),
                   weight.size(0), weight.size(1));
   const at::Tensor w = multipliable(weight);
-  const Block b = make_block(x, w, labels, wants);
+  const Block b = make_block(x, w, weight.scalar_type(), labels, wants);
   VocabularyResult out;
   if (wants.probabilities) {
     out.logit_grad = at::empty({b.vocabulary, b.lanes}, x.options());

@@ -9,7 +9,6 @@
 #include "launch/bench/report.h"
 #include "launch/bench/step_bench.h"
 #include "launch/job.h"
-#include "ops/reference.h"
 #include "ops/tensor_memory.h"
 
 namespace thinwire {
@@ -22,8 +21,6 @@ int run_bench_step(const Arguments& arguments, Communicator& comm) {
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   agree_config(comm, config);
-  set_threads(config.threads);
-  set_reference_ops(config.reference_ops);
   StepBenchOptions options;
   options.warmup = static_cast<std::int64_t>(
       parse_number("--warmup", arguments.get("warmup", "3"), 0));

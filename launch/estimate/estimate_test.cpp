@@ -36,7 +36,7 @@ class Estimate : public testing::Test {
     std::ofstream(base + ".yaml")
         << "model: {config: " << base << ".json}\ntask: " << task
         << "\ndata: {batch_size: 6, max_tokens: 40}\npeft:\n  - " << peft
-        << "\ntrain: {steps: 1}\n";
+        << "\ntrain: {steps: 1, threads: 1}\n";
     return open_run(load_run_config(base + ".yaml", {}), Need::kNothing,
                     Need::kNothing, *comm_);
   }

@@ -11,7 +11,6 @@
 #include "launch/open_run.h"
 #include "launch/report.h"
 #include "launch/verbs/verbs.h"
-#include "ops/reference.h"
 #include "ops/tensor_memory.h"
 
 namespace thinwire {
@@ -28,8 +27,6 @@ std::string inspect_config(const std::string& path,
   const Delta delta = declare_delta(
       *open.backbone, open.methods,
       {.seed = open.config.train.seed, .step = 0, .scoring = nullptr});
-  set_threads(open.config.threads);
-  set_reference_ops(open.config.reference_ops);
   StepEstimate estimate;
   if (comm.rank() == 0) {
     estimate = estimate_step(open, delta, largest_batch(open), kInspectBudget);

@@ -9,7 +9,6 @@
 #include "launch/progress.h"
 #include "launch/report.h"
 #include "launch/verbs/verbs.h"
-#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -29,8 +28,6 @@ int run(const Arguments& arguments, Communicator& comm) {
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   agree_config(comm, config);
-  set_threads(config.threads);
-  set_reference_ops(config.reference_ops);
   OpenRun open = open_run(config, Need::kRequired, Need::kNothing, comm);
   ScoringProgress progress;
   const auto scoring = make_scoring(

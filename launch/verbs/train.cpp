@@ -16,7 +16,6 @@
 #include "launch/signals.h"
 #include "launch/summary.h"
 #include "launch/verbs/verbs.h"
-#include "ops/reference.h"
 #include "ops/tensor_memory.h"
 
 namespace thinwire {
@@ -83,10 +82,6 @@ int run(const Arguments& arguments, Communicator& comm) {
     watch->set_deadline(config.silence_seconds);
   }
   agree_config(comm, config);
-  // Threads cut sums and products: the same bits need the same number.
-  const bool one_thread = config.train.deterministic && config.threads == 0;
-  set_threads(one_thread ? 1 : config.threads);
-  set_reference_ops(config.reference_ops);
   if (arguments.has("check")) {
     OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed, comm);
     const std::string text = describe_config(open);
