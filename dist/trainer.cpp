@@ -139,6 +139,8 @@ Delta Trainer::declare() {
 void Trainer::adopt() {
   agree(comm_, "the delta's layout", delta_.hash().hex());
   together(comm_, [&] {
+    const at::Device device = run_.backbone->parameters().device();
+    if (run_.apart || !device.is_cpu()) delta_.place(device);
     attach_delta(*run_.backbone, *run_.methods, delta_);
     return true;
   });

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "comm/communicator.h"
+#include "launch/device.h"
 #include "launch/job.h"
 #include "ops/reference.h"
 
@@ -16,8 +17,10 @@ SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
   agree_config(comm, config);
   set_threads(config.threads);
   set_reference_ops(config.reference_ops);
+  const at::Device device = open_device(config.device, comm);
   SavedRun run;
   run.open = open_run(std::move(config), Need::kNothing, Need::kRequired, comm);
+  run.open.backbone->parameters().move_to(device);
   attach_saved_delta(run.open, arguments.get("delta"), &run.delta);
   agree_text(comm, "the delta", run.delta);
 

@@ -20,6 +20,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "ops/reference.h"
 #include "ops/top_k.h"
 #include "peft/delta_file.h"
 #include "peft/fisher.h"
@@ -293,8 +294,9 @@ class FishMask : public Method {
     e.index = index;
     e.target = s.name;
     e.group = decay_group(builder, e.shape.size());
-    builder.add(std::move(e), s.frozen.view({-1}).index_select(0, index).to(
-                                  at::kFloat));
+    builder.add(std::move(e), s.frozen.view({-1})
+                                  .index_select(0, beside(index, s.frozen))
+                                  .to(at::kFloat));
   }
 
   Config config_;
