@@ -2,7 +2,10 @@
 // the same bits as when they are one.
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "dist/testing.h"
+#include "ops/fake_device.h"
 
 namespace thinwire {
 namespace {
@@ -77,6 +80,44 @@ TEST(LeavesApart, PhasesFollowEachOtherAlike) {
   Config config = kMask;
   config["remask_every"] = 3;
   expect_same_bits(small_job("fish_mask", config, false), 2);
+}
+
+// A whole run off the CPU: loss, values and evaluation are the CPU's, up to the
+// order of sums.
+TEST(OffTheCpu, ARunHasTheNumbersOfTheCpu) {
+  for (const bool text : {false, true}) {
+    for (const std::string method : {"lora", "mask", "masks"}) {
+      Job job = method == "lora" ? small_job("lora", {{"r", 3}}, text)
+                                 : small_job("fish_mask", kMask, text);
+      job.options.optimizer = "sgd";
+      job.options.momentum = 0.9;
+      job.options.checkpoint_blocks = method == "mask";
+      if (method == "masks") job.methods[0].second["remask_every"] = 3;
+      const auto here = run_job(job, 2);
+      job.edit = [](TrainRun& run, int) {
+        run.backbone->parameters().move_to(fake::fake_device());
+      };
+      const auto there = run_job(job, 2);
+      EXPECT_EQ(there[0].values, there[1].values) << "ranks differ in bits";
+      const Result &a = here[0], &b = there[0];
+      ASSERT_EQ(a.values.size(), b.values.size());
+      for (std::size_t i = 0; i < a.values.size(); ++i) {
+        ASSERT_NEAR(a.values[i], b.values[i], 1e-4);
+      }
+      ASSERT_EQ(a.seen.steps.size(), b.seen.steps.size());
+      for (std::size_t i = 0; i < a.seen.steps.size(); ++i) {
+        const double loss = a.seen.steps[i].loss;
+        EXPECT_NEAR(loss, b.seen.steps[i].loss, 2e-5 * loss) << i;
+      }
+      ASSERT_FALSE(b.seen.evals.empty());
+      for (const auto& [name, value] : a.seen.evals.back().metrics) {
+        if (name != "loss") continue;
+        EXPECT_NEAR(value, b.seen.evals.back().metrics.at(name), 1e-4 * value);
+      }
+      // What an earlier mask trained stays in the weights.
+      EXPECT_EQ(b.frozen_after == b.frozen_before, method != "masks");
+    }
+  }
 }
 
 TEST(LeavesApart, EveryOptimizerMovesThem) {
