@@ -70,7 +70,8 @@ struct DeviceKernels {
   const char* (*error_text)(int code);
 };
 
-// Null until set; the table lives as long as the process.
+// Of the one device that is not the CPU. Null until set, as long as the process
+// lives.
 const DeviceKernels* device_kernels();
 void set_device_kernels(const DeviceKernels* kernels);
 

@@ -99,7 +99,7 @@ void fill(const Plan& plan, float* out, const float* in, std::int64_t rows,
 // Where no kernel draws, the factors are drawn here and copied.
 at::Tensor drop_elsewhere(const at::Tensor& in, const Plan& plan) {
   const std::int64_t d = in.size(-1), rows = d == 0 ? 0 : in.numel() / d;
-  if (!in.is_cuda() || device_kernels() == nullptr) {
+  if (device_kernels() == nullptr) {
     const at::Tensor ones = at::ones(in.sizes(), at::kFloat);
     at::Tensor factors = at::empty_like(ones);
     fill(plan, factors.mutable_data_ptr<float>(), ones.const_data_ptr<float>(),

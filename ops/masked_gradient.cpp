@@ -123,8 +123,7 @@ void masked_gradient_elsewhere(at::Tensor& grad, const MaskPlan& plan,
   const MaskPath path = options.path
                             ? *options.path
                             : choose_device_mask_path(plan, x.size(0), bf16);
-  if (!x.is_cuda() || device_kernels() == nullptr ||
-      path != MaskPath::kSampled) {
+  if (device_kernels() == nullptr || path != MaskPath::kSampled) {
     return masked_gradient_reference(grad, plan, x, dy, options);
   }
   const at::NoGradGuard no_grad;

@@ -84,7 +84,7 @@ void write_elsewhere(at::Tensor weight, const at::Tensor& values,
   const at::NoGradGuard no_grad;
   const at::Tensor at = beside(index, weight);
   const at::Tensor from = values.detach().to(weight.device());
-  if (weight.is_cuda() && device_kernels() != nullptr) {
+  if (device_kernels() != nullptr) {
     check_kernel(device_kernels()->write_masked(masked_write(weight, at, 0),
                                                 from.const_data_ptr<float>()),
                  "masked write");

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "models/parameters.h"
+#include "ops/device_on_host.h"
 #include "ops/fake_device.h"
 #include "ops/reference.h"
 #include "peft/method_tools.h"
@@ -101,6 +102,11 @@ void expect_close(const Step& a, const Step& b, double gradient = kTolerance) {
 TEST_P(OffTheCpu, AStepHasTheNumbersOfTheCpu) {
   for (const bool checkpointed : {false, true}) {
     const Step there = step_on(GetParam(), fake::fake_device(), checkpointed);
+    {
+      const test::UseKernelsOnHost kernels;
+      expect_close(step_on(GetParam(), fake::fake_device(), checkpointed),
+                   there);
+    }
     if (!GetParam().bf16) {
       expect_close(step_on(GetParam(), at::kCPU, checkpointed), there);
     }
