@@ -139,8 +139,7 @@ Delta Trainer::declare() {
 void Trainer::adopt() {
   agree(comm_, "the delta's layout", delta_.hash().hex());
   together(comm_, [&] {
-    const at::Device device = run_.backbone->parameters().device();
-    if (run_.apart || !device.is_cpu()) delta_.place(device);
+    place_delta(*run_.backbone, delta_, run_.apart);
     attach_delta(*run_.backbone, *run_.methods, delta_);
     return true;
   });

@@ -131,8 +131,7 @@ Delta attach_saved_delta(OpenRun& run, const std::string& path,
         "trained on",
         file, loaded.backbone.hex(), run.identity.hex());
   }
-  const at::Device device = run.backbone->parameters().device();
-  if (!device.is_cpu()) loaded.delta.place(device);
+  place_delta(*run.backbone, loaded.delta);
   attach_delta(*run.backbone, run.methods, loaded.delta);
   if (found != nullptr) *found = file;
   return std::move(loaded.delta);
