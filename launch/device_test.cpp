@@ -52,5 +52,17 @@ TEST(Device, OneRankWithoutAGpuIsRefused) {
   });
 }
 
+// With or without a GPU, and whatever of it is installed.
+TEST(Device, LibTorchsCudaHalfLoadsOrSaysWhatIsMissing) {
+  try {
+    load_torch_cuda();
+  } catch (const UsageError& error) {
+    const std::string text = error.what();
+    EXPECT_THAT(text, HasSubstr("device: cuda, but "));
+    EXPECT_THAT(text, HasSubstr("libtorch_cuda.so"));
+    EXPECT_EQ(text.find('\n'), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace thinwire
