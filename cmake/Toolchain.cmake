@@ -16,7 +16,7 @@ target_compile_options(thinwire_options INTERFACE
   $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
 if(THINWIRE_SANITIZE)
   target_compile_options(thinwire_options INTERFACE
-    -fsanitize=address,undefined -fno-omit-frame-pointer -g1)
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=address,undefined;-fno-omit-frame-pointer;-g1>)
   target_link_options(thinwire_options INTERFACE -fsanitize=address,undefined)
 endif()
 # -O2 with the vectoriser; parsing dominates the build, not optimisation.
