@@ -9,13 +9,14 @@ option(THINWIRE_SANITIZE "Address and undefined-behaviour sanitizers" OFF)
 
 add_library(thinwire_options INTERFACE)
 target_compile_options(thinwire_options INTERFACE
-  -Wall -Wextra -Wno-unused-parameter
-  $<$<BOOL:${THINWIRE_WERROR}>:-Werror>)
+  $<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wno-unused-parameter>
+  $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<BOOL:${THINWIRE_WERROR}>>:-Werror>)
 # Bitwise promises (resume, packed = padded) forbid value-changing maths.
-target_compile_options(thinwire_options INTERFACE -ffp-contract=off)
+target_compile_options(thinwire_options INTERFACE
+  $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
 if(THINWIRE_SANITIZE)
   target_compile_options(thinwire_options INTERFACE
-    -fsanitize=address,undefined -fno-omit-frame-pointer -g1)
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=address,undefined;-fno-omit-frame-pointer;-g1>)
   target_link_options(thinwire_options INTERFACE -fsanitize=address,undefined)
 endif()
 # -O2 with the vectoriser; parsing dominates the build, not optimisation.

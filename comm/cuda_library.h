@@ -8,14 +8,16 @@ namespace thinwire {
 
 class CudaApi;
 class NcclApi;
+struct DeviceKernels;  // ops/device_kernels.h
 
 // What the library exports under kCudaEntry, as `const CudaBindings*(int)`;
 // null when it was built for another kCudaInterface.
 struct CudaBindings {
   CudaApi* cuda;
   NcclApi* nccl;
+  const DeviceKernels* kernels;
 };
-inline constexpr int kCudaInterface = 1;
+inline constexpr int kCudaInterface = 2;
 inline constexpr const char* kCudaEntry = "thinwire_cuda_bindings";
 
 // Opened on the first call and never closed. Looked for beside the program and

@@ -51,6 +51,7 @@ TEST(CudaLibrary, HoldsCudaAndNccl) {
               HasSubstr("not ready"));
   EXPECT_THAT(bindings.nccl->error_text(NcclApi::kUnhandledCudaError),
               HasSubstr("cuda error"));
+  EXPECT_NE(bindings.kernels, nullptr);
   EXPECT_EQ(&load_cuda_library(), &bindings);
 }
 

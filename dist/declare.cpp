@@ -23,6 +23,11 @@ Delta declare_delta(Backbone& backbone,
   return delta;
 }
 
+void place_delta(const Backbone& backbone, Delta& delta, bool apart) {
+  const at::Device device = backbone.parameters().device();
+  if (apart || !device.is_cpu()) delta.place(device);
+}
+
 void attach_delta(Backbone& backbone,
                   std::vector<std::unique_ptr<Method>>& methods,
                   const Delta& delta) {

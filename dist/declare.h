@@ -9,6 +9,10 @@
 
 namespace thinwire {
 
+// Before it is attached: the delta's leaves where the backbone's weights are,
+// if that is not the CPU's memory; apart: in memory of their own even so.
+void place_delta(const Backbone& backbone, Delta& delta, bool apart = false);
+
 // Declares, agrees, binds and attaches all methods: what run_training does
 // before step 1 and `eval`, `predict`, `mask`, `inspect` do alone. scoring may
 // be null (counts only).

@@ -37,8 +37,9 @@ Exchange::Exchange(Communicator& comm, const ExchangeOptions& options,
       trace_(std::move(trace)) {
   if (tuned_.order.size() != delta.entries().size()) tuned_.order.clear();
   plan();
-  // Local steps exchange what no backward makes; one rank exchanges nothing.
-  if (options.overlap && !options.local() &&
+  // Local steps exchange what no backward makes; one rank exchanges nothing;
+  // gradients made elsewhere come here when backward is done.
+  if (!delta.placed() && options.overlap && !options.local() &&
       options.what == ExchangeOptions::What::kDelta && comm.size() > 1) {
     finality_ = std::make_unique<Finality>(
         delta, [this](int entry) { became_final(entry); });

@@ -57,9 +57,11 @@ at::Tensor MicroBatches::forward(std::span<const Sample> samples,
 
 // Sums: the division by the weight of all ranks follows the exchange. A batch
 // without loss weight may well record no graph.
-void MicroBatches::backward(const at::Tensor& loss, StepRecord& record) {
+void MicroBatches::backward(Delta& delta, const at::Tensor& loss,
+                            StepRecord& record) {
   Stopwatch clock;
   if (loss.requires_grad()) loss.backward();
+  delta.pull_grads();
   record.backward_ms += clock.lap();
 }
 
@@ -72,7 +74,8 @@ void MicroBatches::run_shards(Delta& delta,
   ShardSums sums;
   for (int i = 0; i < mine; ++i) {
     step.loss = step.weight = 0;
-    backward(forward(shards_->shard(batch.samples, i), tasks, step, record),
+    backward(delta,
+             forward(shards_->shard(batch.samples, i), tasks, step, record),
              record);
     sums = {step.loss, step.weight};
     tree_.add(mine, delta.grads(), sums);
@@ -91,7 +94,8 @@ std::string MicroBatches::cost(Delta& delta, std::int64_t index) {
     step.index = index;
     for (std::size_t at = 0; at < samples.size();
          at += static_cast<std::size_t>(size)) {
-      backward(forward(samples.subspan(at, static_cast<std::size_t>(size)), {},
+      backward(delta,
+               forward(samples.subspan(at, static_cast<std::size_t>(size)), {},
                        step, ignored),
                ignored);
     }
@@ -117,7 +121,7 @@ void MicroBatches::run(
       const SampleBatch batch = next(record);
       const at::Tensor loss = forward(batch.samples, tasks, step, record);
       if (i == 1) before_last(loss);
-      backward(loss, record);
+      backward(delta, loss, record);
     }
   } catch (const CommError&) {
     throw;

@@ -58,7 +58,8 @@ class MicroBatches {
   at::Tensor forward(std::span<const Sample> samples,
                      const std::vector<std::int32_t>& tasks, LocalStep& step,
                      StepRecord& record);
-  static void backward(const at::Tensor& loss, StepRecord& record);
+  static void backward(Delta& delta, const at::Tensor& loss,
+                       StepRecord& record);
   void run_shards(Delta& delta, const std::vector<std::int32_t>& tasks,
                   LocalStep& step, StepRecord& record);
 

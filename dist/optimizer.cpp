@@ -221,6 +221,7 @@ void Optimizer::step(Delta& delta, const std::vector<bool>& active, double lr,
     }
     first = last + 1;
   }
+  if (into != nullptr && delta.placed()) delta.write_back(*into);
 }
 
 NamedTensors Optimizer::state() const {

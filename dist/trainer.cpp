@@ -139,6 +139,7 @@ Delta Trainer::declare() {
 void Trainer::adopt() {
   agree(comm_, "the delta's layout", delta_.hash().hex());
   together(comm_, [&] {
+    place_delta(*run_.backbone, delta_, run_.apart);
     attach_delta(*run_.backbone, *run_.methods, delta_);
     return true;
   });

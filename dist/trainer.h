@@ -108,7 +108,7 @@ struct TrainSummary {
   std::optional<std::int64_t> predicted_sent_bytes_per_step;
   std::int64_t sent_bytes = 0;  // this rank, whole run
   std::int64_t skipped_steps = 0;
-  std::int64_t peak_tensor_bytes = 0;  // of all steps, this rank
+  std::int64_t peak_tensor_bytes = 0;             // of all steps, this rank
   double seconds_to_first_step = 0, seconds = 0;  // since run_training began
   int ranks = 1;
   Digest delta_hash, backbone;
@@ -156,6 +156,9 @@ struct TrainRun {
   // Phase layouts that were agreed elsewhere (a mask file, a delta to start
   // from); else the methods declare it.
   std::optional<Delta> initial_delta;
+  // The delta's leaves have memory of their own even if the backbone is in the
+  // CPU's, as they have on any other device; the same numbers.
+  bool apart = false;
 };
 
 // Blocks on all ranks throughout; every rank calls it alike. Throws UsageError

@@ -13,8 +13,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const std::vector<std::string> kTopKeys{
-    "about", "model", "task", "data", "peft", "train", "comm", "ops", "output"};
+const std::vector<std::string> kTopKeys{"about", "device", "model", "task",
+                                        "data",  "peft",   "train", "comm",
+                                        "ops",   "output"};
 
 void refuse_unknown_sections(const ConfigNode& root) {
   for (std::size_t i = 0; i < root.keys.size(); ++i) {
@@ -219,6 +220,14 @@ std::string read_text(const ConfigNode& root, std::string_view key) {
   return node->text;
 }
 
+std::string read_device(const ConfigNode& root) {
+  const std::string device = read_text(root, "device");
+  if (device.empty()) return "cpu";
+  if (device == "cpu" || device == "cuda") return device;
+  fail<UsageError>("{}: device must be cpu or cuda, got {}",
+                   root.find("device")->where, device);
+}
+
 bool plain(const std::string& text) {
   if (text.empty() || text == "true" || text == "false" || text == "null") {
     return false;
@@ -289,6 +298,8 @@ RunConfig load_run_config(const std::string& path,
   config.about = read_text(root, "about");
   Json all = Json::object();
   if (!config.about.empty()) all["about"] = config.about;
+  config.device = read_device(root);
+  all["device"] = config.device;
   const auto section = [&](std::string_view name) {
     const ConfigNode* node = root.find(name);
     return std::pair(node, read_section(node, config_section(name)));

@@ -27,6 +27,7 @@ struct MethodChoice {
 struct RunConfig {
   std::string path;  // of the file it came from
   std::string about;
+  std::string device = "cpu";  // or cuda
   ModelChoice model;
   std::string task_kind;
   TaskConfig task;

@@ -205,7 +205,9 @@ std::string config_help() {
       "base.yaml` starts from another file. Key, default and meaning (~ is\n"
       "unset):\n\n"
       "about                              what the run is for\n"
-      "output             (required)      run folder\n";
+      "output             (required)      run folder\n"
+      "device             cpu             cpu | cuda: where weights and steps "
+      "are\n";
   for (const bool speed : {false, true}) {
     out += speed ? "\n--- keys that change speed alone ---\n"
                  : "\n--- keys that change results ---\n";

@@ -140,6 +140,7 @@ Delta attach_saved_delta(OpenRun& run, const std::string& path,
         "trained on",
         file, loaded.backbone.hex(), run.identity.hex());
   }
+  place_delta(*run.backbone, loaded.delta);
   attach_delta(*run.backbone, run.methods, loaded.delta);
   if (found != nullptr) *found = file;
   return std::move(loaded.delta);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "comm/communicator.h"
+#include "launch/device.h"
 #include "launch/job.h"
 
 namespace thinwire {
@@ -13,8 +14,10 @@ SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   if (arguments.has("data")) config.eval_data = arguments.get("data");
   agree_config(comm, config);
+  const at::Device device = open_device(config.device, comm);
   SavedRun run;
   run.open = open_run(std::move(config), Need::kNothing, Need::kRequired, comm);
+  run.open.backbone->parameters().move_to(device);
   attach_saved_delta(run.open, arguments.get("delta"), &run.delta);
   agree_text(comm, "the delta", run.delta);
 

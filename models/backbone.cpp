@@ -18,6 +18,7 @@
 #include "ops/embedding.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 
@@ -155,10 +156,11 @@ at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
   return y;
 }
 
-at::Tensor Backbone::look_up(int weight, const at::Tensor& rows,
+at::Tensor Backbone::look_up(int weight, const at::Tensor& tokens,
                              const ForwardContext& ctx,
                              std::int64_t padding) const {
   const auto [table, watch] = parameters_.use(weight, ctx);
+  const at::Tensor rows = beside(tokens, table);
   at::Tensor y = embedding_rows(table, rows, padding);
   return watch == nullptr ? y : watch->look_up(y, rows, *ctx.layout, padding);
 }

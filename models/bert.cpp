@@ -12,6 +12,7 @@
 #include "models/embedded_stream.h"
 #include "ops/attention.h"
 #include "ops/block_steps.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -102,7 +103,10 @@ class Bert : public Backbone {
     const Layout layout = pooled_layout(out.layout);
     ForwardContext ctx = outer;
     ctx.layout = &layout;
-    return linear(pooler_, out.hidden.index_select(0, out.first_rows), ctx)
+    return linear(
+               pooler_,
+               out.hidden.index_select(0, beside(out.first_rows, out.hidden)),
+               ctx)
         .tanh();
   }
 

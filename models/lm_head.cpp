@@ -31,8 +31,8 @@ at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
   WatchedWeight::Sampled sampled;
   if (watch != nullptr) sampled = watch->sampled();
   // Whatever acts on the logits themselves needs them.
-  if (head.bias >= 0 || !at_site(lm_head_).linear.empty() || reference_ops() ||
-      (watch != nullptr && !sampled.values.defined())) {
+  if (head.bias >= 0 || !at_site(lm_head_).linear.empty() ||
+      plain_twin(hidden) || (watch != nullptr && !sampled.values.defined())) {
     return cross_entropy_sum(lm_logits(hidden, ctx), labels);
   }
   return linear_cross_entropy(hidden, weight, labels,
@@ -46,7 +46,8 @@ TokenLosses Backbone::lm_token_losses(const at::Tensor& hidden,
                                       const ForwardContext& ctx) {
   const at::NoGradGuard no_grad;
   const Site& head = lm_head_site();
-  if (head.bias >= 0 || !at_site(lm_head_).linear.empty()) {
+  if (head.bias >= 0 || !at_site(lm_head_).linear.empty() ||
+      plain_twin(hidden)) {
     const at::Tensor logits = lm_logits(hidden, ctx);
     return {cross_entropy_rows(logits, labels), logits.argmax(1)};
   }

@@ -25,8 +25,10 @@ MaskedWeight::MaskedWeight(const at::Tensor& weight, at::Tensor values,
   const bool matrix = weight.dim() == 2;
   THINWIRE_ASSERT(matrix || weight.dim() == 1, "a mask over '{}' of {} axes",
                   name, weight.dim());
-  plan_ = std::make_shared<const MaskPlan>(make_mask_plan(
-      index, matrix ? weight.size(0) : 1, weight.size(matrix ? 1 : 0), name));
+  MaskPlan plan = make_mask_plan(index, matrix ? weight.size(0) : 1,
+                                 weight.size(matrix ? 1 : 0), name);
+  plan.index = plan.index.to(weight.device());
+  plan_ = std::make_shared<const MaskPlan>(std::move(plan));
 }
 
 at::Tensor MaskedWeight::product(const at::Tensor& y, const at::Tensor& x,

@@ -26,6 +26,9 @@ class MaskedWeight : public WatchedWeight {
                     const Layout& layout) override;
   Sampled sampled() const override;
 
+  // The positions, where the weight is.
+  const at::Tensor& index() const { return plan_->index; }
+
  private:
   at::Tensor values_;
   std::shared_ptr<const MaskPlan> plan_;

@@ -135,6 +135,20 @@ at::Tensor Parameters::widen(int number) {
   return frozen;
 }
 
+void Parameters::move_to(at::Device device) {
+  if (device == this->device()) return;
+  identity_ = identity();
+  for (Slot& s : slots_) {
+    THINWIRE_ASSERT(!trains(find(s.name)), "'{}' moves while it trains",
+                    s.name);
+    s.frozen = s.frozen.to(device);
+  }
+}
+
+at::Device Parameters::device() const {
+  return slots_.empty() ? at::Device(at::kCPU) : slots_.front().frozen.device();
+}
+
 std::int64_t Parameters::count(bool with_head) const {
   std::int64_t n = 0;
   for (const Slot& s : slots_) {

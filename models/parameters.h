@@ -39,7 +39,7 @@ Digest backbone_identity(std::vector<TensorDigest> tensors);
 class Parameters {
  public:
   struct Slot {
-    std::string name;   // HF's on-disk name, e.g. bert.pooler.dense.weight
+    std::string name;  // HF's on-disk name, e.g. bert.pooler.dense.weight
     // Storage: fp32, or bf16 of a matrix; masked values are written into it,
     // rounded to its type.
     at::Tensor frozen;
@@ -86,6 +86,11 @@ class Parameters {
   // The slot's frozen tensor, for what trained whole to be written into: an
   // fp32 copy takes the place of a bf16 one.
   at::Tensor widen(int slot);
+
+  // Takes the frozen tensors to a device, once, before anything trains; their
+  // identity is found before they go. What is bound afterwards lies there too.
+  void move_to(at::Device device);
+  at::Device device() const;
 
   std::int64_t count(bool with_head = true) const;  // numbers in all slots
   // The backbone's identity: (name, shape, dtype, digest of the bytes) of every

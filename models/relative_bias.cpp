@@ -8,6 +8,8 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include "ops/reference.h"
+
 namespace thinwire {
 namespace {
 
@@ -72,13 +74,13 @@ const at::Tensor& RelativeBuckets::of_length(std::int64_t length) {
 at::Tensor RelativeBuckets::bias(const at::Tensor& weight,
                                  const Layout& layout) {
   if (layout.contiguous_positions) {
-    return at::embedding(weight, of_length(layout.max_length))
+    return at::embedding(weight, beside(of_length(layout.max_length), weight))
         .permute({2, 0, 1})
         .contiguous();
   }
   const at::Tensor at = padded_positions(layout);
-  return at::embedding(weight,
-                       of_distances(at.unsqueeze(1).sub(at.unsqueeze(2))))
+  const at::Tensor bucket = of_distances(at.unsqueeze(1).sub(at.unsqueeze(2)));
+  return at::embedding(weight, beside(bucket, weight))
       .permute({0, 3, 1, 2})
       .contiguous();
 }
@@ -97,6 +99,14 @@ std::function<at::Tensor(const at::Tensor&)> RelativeBuckets::gradient(
     const std::int64_t batch = g.size(0), heads = g.size(1);
     const std::int64_t cells = g.size(2) * g.size(3);
     at::Tensor out = at::zeros({batch, buckets, heads}, g.options());
+    if (plain_twin(g)) {
+      const std::int64_t shared = bucket_of.dim() == 3 ? batch : 1;
+      return out.scatter_add_(1,
+                              beside(bucket_of, g)
+                                  .view({shared, cells, 1})
+                                  .expand({batch, cells, heads}),
+                              g.view({batch, heads, cells}).transpose(1, 2));
+    }
     const auto* bucket = bucket_of.const_data_ptr<std::int64_t>();
     const auto* from = g.const_data_ptr<float>();
     auto* to = out.mutable_data_ptr<float>();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "ops/reference.h"
 #include "ops/tap.h"
 
 namespace thinwire {
@@ -100,6 +101,16 @@ void ScoredWeight::finish() {
       sums.numel() == n * static_cast<std::int64_t>(pass_->weights.size()),
       "{} sums of {} numbers, {} weights", sums.numel(), n,
       pass_->weights.size());
+  if (plain_twin(sums)) {
+    const at::Tensor each =
+        sums.view({static_cast<std::int64_t>(pass_->weights.size()), n});
+    for (std::size_t b = 0; b < pass_->weights.size(); ++b) {
+      const at::Tensor own = each.select(0, static_cast<std::int64_t>(b));
+      squares_.view({n}).addcmul_(own, own, pass_->weights[b]);
+    }
+    sums_.reset();
+    return;
+  }
   const auto* sum = sums.const_data_ptr<float>();
   for (const float weight : pass_->weights) {
     add_squares(squares_.mutable_data_ptr<float>(), sum, n, weight);

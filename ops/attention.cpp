@@ -287,7 +287,7 @@ void check(const AttentionInputs& in) {
 
 at::Tensor attention(const AttentionInputs& in) {
   check(in);
-  if (reference_ops() || !in.q.is_cpu()) return attention_reference(in);
+  if (plain_twin(in.q)) return attention_reference(in);
   const auto plan = make_plan(in);
   const Operands x{plain(in.q),    plain(in.k),       plain(in.v),
                    plain(in.bias), plain(in.extra_k), plain(in.extra_v)};

@@ -44,7 +44,7 @@ struct AttentionInputs {
 at::Tensor attention(const AttentionInputs& in);
 
 // The same in plain ATen operations, on padded rows: differentiable twice.
-// Every query must see a key. attention() calls it while reference_ops().
+// Every query must see a key. attention() calls it where plain_twin() says so.
 at::Tensor attention_reference(const AttentionInputs& in);
 
 }  // namespace thinwire

@@ -2,12 +2,14 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
 #include <limits>
 
 #include "ops/attention.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -26,29 +28,37 @@ at::Tensor put_in_front(const at::Tensor& extra, const at::Tensor& x) {
       {extra.unsqueeze(0).expand({x.size(0), extra.size(0), x.size(2)}), x}, 1);
 }
 
+// int64 [B, L]: positions in padded form, `none` where there is no row.
+at::Tensor padded_positions(const Layout& layout, std::int64_t none) {
+  const std::int64_t batch = layout.batch(), length = layout.max_length;
+  if (layout.uniform) return layout.positions.view({batch, length});
+  return at::full({batch * length}, none, layout.positions.options())
+      .index_copy_(0, layout.padded_rows, layout.positions)
+      .view({batch, length});
+}
+
 // 0 where the query may look, the lowest float where it may not (past the end
-// of its sequence; causal: past its own position): [B, 1, Lq, Lk].
-at::Tensor mask_of(const Layout& queries, const Layout& keys, bool causal) {
-  const std::int64_t rows = queries.max_length, columns = keys.max_length;
-  at::Tensor mask = at::zeros({keys.batch(), 1, rows, columns});
-  const auto* query_position = queries.positions.const_data_ptr<std::int64_t>();
-  const auto* key_position = keys.positions.const_data_ptr<std::int64_t>();
-  auto* out = mask.data_ptr<float>();
-  constexpr float kNever = std::numeric_limits<float>::lowest();
-  for (std::size_t b = 0; b < static_cast<std::size_t>(keys.batch()); ++b) {
-    const std::int64_t key_length = keys.offsets[b + 1] - keys.offsets[b];
-    const std::int64_t query_length =
-        queries.offsets[b + 1] - queries.offsets[b];
-    for (std::int64_t i = 0; i < rows; ++i, out += columns) {
-      for (std::int64_t j = key_length; j < columns; ++j) out[j] = kNever;
-      if (!causal || i >= query_length) continue;
-      const std::int64_t now = query_position[queries.offsets[b] + i];
-      for (std::int64_t j = 0; j < key_length; ++j) {
-        if (key_position[keys.offsets[b] + j] > now) out[j] = kNever;
-      }
-    }
+// of its sequence; causal: past its own position): [B, 1, Lq or 1, Lk], beside
+// `like`; undefined where every query may look everywhere. Queries that do not
+// exist look at whatever does.
+at::Tensor mask_of(const Layout& queries, const Layout& keys, bool causal,
+                   const at::Tensor& like) {
+  if (keys.uniform && !causal) return {};
+  const std::int64_t batch = keys.batch(), columns = keys.max_length;
+  // Past the end of a sequence, keys lie behind every query.
+  constexpr std::int64_t kLast = std::numeric_limits<std::int64_t>::max();
+  at::Tensor hidden;
+  const at::Tensor key =
+      padded_positions(keys, kLast).view({batch, 1, 1, columns});
+  if (causal) {
+    const at::Tensor query = padded_positions(queries, kLast - 1)
+                                 .view({batch, 1, queries.max_length, 1});
+    hidden = beside(key, like).gt(beside(query, like));
+  } else {
+    hidden = beside(key, like).eq(kLast);
   }
-  return mask;
+  return at::zeros(hidden.sizes(), like.options().requires_grad(false))
+      .masked_fill_(hidden, std::numeric_limits<float>::lowest());
 }
 
 }  // namespace
@@ -60,17 +70,21 @@ at::Tensor attention_reference(const AttentionInputs& in) {
   const at::Tensor q = pad_rows(in.q.mul(in.scale), queries);
   at::Tensor k = pad_rows(in.k, keys);
   at::Tensor v = pad_rows(in.v, keys);
-  at::Tensor bias = mask_of(queries, keys, in.causal).to(q.device());
-  if (in.bias.defined()) bias = bias.add(in.bias);
+  at::Tensor bias = mask_of(queries, keys, in.causal, q);
+  if (in.bias.defined()) {
+    bias = bias.defined() ? bias.add(in.bias) : in.bias;
+  }
   if (in.extra_k.defined()) {
     k = put_in_front(in.extra_k, k);
     v = put_in_front(in.extra_v, v);
-    bias = at::constant_pad_nd(bias, {in.extra_k.size(-2), 0});
+    if (bias.defined()) {
+      bias = at::constant_pad_nd(bias, {in.extra_k.size(-2), 0});
+    }
   }
-  const at::Tensor scores = at::bmm(split_heads(q, in.heads),
-                                    split_heads(k, in.heads).transpose(1, 2))
-                                .view({batch, in.heads, q.size(1), k.size(1)})
-                                .add(bias);
+  at::Tensor scores = at::bmm(split_heads(q, in.heads),
+                              split_heads(k, in.heads).transpose(1, 2))
+                          .view({batch, in.heads, q.size(1), k.size(1)});
+  if (bias.defined()) scores = scores.add(bias);
   const at::Tensor weights =
       dropout_attention(at::softmax(scores, -1), in.dropout, in.key, queries);
   return unpad_rows(at::bmm(weights.flatten(0, 1), split_heads(v, in.heads))

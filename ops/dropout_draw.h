@@ -24,17 +24,12 @@ struct DropoutDraw {
 
   RowDraw row(std::uint64_t sample, std::uint32_t position,
               std::uint32_t row_site) const {
-    const std::uint64_t high = mix64(sample >> 32);
-    return {{key.k0 ^ static_cast<std::uint32_t>(high),
-             key.k1 ^ static_cast<std::uint32_t>(high >> 32)},
-            position,
-            static_cast<std::uint32_t>(sample),
-            row_site};
+    return draw_of_row(key, sample, position, row_site);
   }
 
   // Of one head's attention weights.
   std::uint32_t head_site(std::int64_t head) const {
-    return site ^ static_cast<std::uint32_t>(head) * 0x9E3779B1u;
+    return site_of_head(site, head);
   }
 
   PhiloxKey key{};

@@ -4,6 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cstring>
@@ -12,6 +13,7 @@
 
 #include "base/error.h"
 #include "ops/backward.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -227,12 +229,20 @@ at::Tensor insert_into(const at::Tensor& x, const at::Tensor& extra,
     }
     for (std::int64_t t = begin + at; t < end; ++t) *o++ = t;
   }
-  return at::cat({x, extra.reshape({-1, d})}, 0).index_select(0, order);
+  return at::cat({x, extra.reshape({-1, d})}, 0)
+      .index_select(0, beside(order, x));
 }
 
 at::Tensor pad_rows(const at::Tensor& x, const Layout& layout) {
   THINWIRE_ASSERT(x.size(0) == layout.rows(), "{} rows, layout of {}",
                   x.size(0), layout.rows());
+  if (!layout.uniform && plain_twin(x)) {
+    const at::Tensor rows = beside(layout.padded_rows, x);
+    const auto shape = with_rows(x, 1, {layout.batch() * layout.max_length});
+    return at::zeros(shape, x.options().requires_grad(false))
+        .index_copy(0, rows, x)
+        .view(with_rows(x, 1, {layout.batch(), layout.max_length}));
+  }
   if (!layout.uniform) return pad(x, ragged(layout));
   return x.reshape(with_rows(x, 1, {layout.batch(), layout.max_length}));
 }
@@ -241,7 +251,9 @@ at::Tensor unpad_rows(const at::Tensor& x, const Layout& layout) {
   THINWIRE_ASSERT(x.size(0) == layout.batch() && x.size(1) == layout.max_length,
                   "[{}, {}] for a layout of [{}, {}]", x.size(0), x.size(1),
                   layout.batch(), layout.max_length);
-  return layout.uniform ? x.flatten(0, 1) : unpad(x, ragged(layout));
+  if (layout.uniform) return x.flatten(0, 1);
+  if (!plain_twin(x)) return unpad(x, ragged(layout));
+  return x.flatten(0, 1).index_select(0, beside(layout.padded_rows, x));
 }
 
 }  // namespace thinwire

@@ -137,7 +137,7 @@ void check(const at::Tensor& hidden, const at::Tensor& weight,
            const at::Tensor& labels) {
   THINWIRE_ASSERT(hidden.dim() == 2 && weight.dim() == 2 &&
                       hidden.size(1) == weight.size(1) &&
-                      hidden.scalar_type() == at::kFloat,
+                      hidden.scalar_type() == at::kFloat && hidden.is_cpu(),
                   "hidden states of width {} of {}, a matrix of width {}",
                   hidden.size(-1), c10::toString(hidden.scalar_type()),
                   weight.size(-1));

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/nll_loss.h>
 
@@ -14,14 +15,15 @@
 
 #include "base/error.h"
 #include "ops/backward.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
 
-// The labels, checked, as they lie.
+// The labels, checked, beside the logits.
 at::Tensor checked(const at::Tensor& logits, const at::Tensor& labels) {
   check_labels(labels, logits.size(0), logits.size(1));
-  return labels.contiguous().view({logits.size(0)});
+  return beside(labels.contiguous().view({logits.size(0)}), logits);
 }
 
 at::Tensor negative_log(const at::Tensor& log_softmax, const at::Tensor& labels,
@@ -33,6 +35,13 @@ at::Tensor negative_log(const at::Tensor& log_softmax, const at::Tensor& labels,
 // p - e_label, rows of ignored labels 0, in place of log p.
 void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels) {
   log_p.exp_();
+  if (plain_twin(log_p)) {
+    const at::Tensor ignored = labels.eq(kIgnoredLabel).unsqueeze(1);
+    const at::Tensor at = labels.clamp_min(0).unsqueeze(1);
+    log_p.scatter_add_(1, at, at::full(at.sizes(), -1, log_p.options()));
+    log_p.masked_fill_(ignored, 0);
+    return;
+  }
   const std::int64_t classes = log_p.size(1);
   auto* p = log_p.mutable_data_ptr<float>();
   const auto* label = labels.const_data_ptr<std::int64_t>();
@@ -66,7 +75,7 @@ at::Tensor cross_entropy_sum(const at::Tensor& logits,
         THINWIRE_ASSERT(log_p.defined(), "cross_entropy_sum: ran twice");
         at::Tensor out = std::move(log_p);
         turn_into_gradient(out, label);
-        if (grad.item<double>() != 1) out.mul_(grad);
+        if (!grad.is_cpu() || grad.item<double>() != 1) out.mul_(grad);
         return std::vector<at::Tensor>{std::move(out)};
       },
       "cross_entropy_sum");
@@ -100,7 +109,10 @@ at::Tensor squared_error_sum(const at::Tensor& predictions,
   THINWIRE_ASSERT(predictions.numel() == targets.numel(),
                   "{} predictions, {} targets", predictions.numel(),
                   targets.numel());
-  return predictions.flatten().sub(targets.flatten()).square().sum();
+  return predictions.flatten()
+      .sub(beside(targets, predictions).flatten())
+      .square()
+      .sum();
 }
 
 }  // namespace thinwire

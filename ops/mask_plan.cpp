@@ -181,4 +181,21 @@ MaskPath choose_mask_path(const MaskPlan& plan, std::int64_t rows,
   return by_rows <= by_columns ? MaskPath::kRows : MaskPath::kColumns;
 }
 
+MaskPath choose_device_mask_path(const MaskPlan& plan, std::int64_t rows,
+                                 bool bf16, const DeviceMaskCosts& costs) {
+  if (plan.pairs.empty()) return MaskPath::kEmpty;
+  const auto tokens = static_cast<double>(std::max<std::int64_t>(rows, 1));
+  const auto k = static_cast<double>(plan.size());
+  const auto out = static_cast<double>(plan.out);
+  const auto in = static_cast<double>(plan.in);
+  const double bytes = bf16 ? 2 : 4;
+  // Transposing both operands is a read and a write of each.
+  const double sampled =
+      (2 * k + 2 * (out + in)) * tokens * bytes / costs.cache_bytes_per_second;
+  const double dense = 2 * out * in * tokens /
+                       (bf16 ? costs.bf16_operations_per_second
+                             : costs.fp32_operations_per_second);
+  return sampled <= dense ? MaskPath::kSampled : MaskPath::kRows;
+}
+
 }  // namespace thinwire

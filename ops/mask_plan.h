@@ -21,7 +21,7 @@ std::string_view name_of(MaskPath path) noexcept;
 
 struct MaskPlan {
   std::int64_t out = 0, in = 0;  // the weight's shape
-  at::Tensor index;              // [k], as it was given
+  at::Tensor index;  // [k], as it was given; its owner may move it to a device
   // That have a position, ascending.
   std::vector<std::int32_t> rows, columns;
   // Positions of rows[i]: [row_begin[i], row_begin[i + 1]); rows.size() + 1.
@@ -62,5 +62,19 @@ struct MaskCosts {
 };
 MaskPath choose_mask_path(const MaskPlan& plan, std::int64_t rows,
                           const MaskCosts& costs = {});
+
+// The same on a GPU, per position and row of x and dy: the kernel reads two
+// numbers of 4 bytes (bf16: 2), mostly from the second-level cache; the dense
+// product makes 2 out in operations a row on the matrix units. Either kSampled
+// or kRows, the latter for the whole weight. From the data sheets of A100 and
+// H100, not measured: 4 and 5 TB/s; 19 and 60 TFLOP/s in fp32, 300 and 700 in
+// bf16, a half of which is reached.
+struct DeviceMaskCosts {
+  double cache_bytes_per_second = 4e12;
+  double fp32_operations_per_second = 20e12;
+  double bf16_operations_per_second = 250e12;
+};
+MaskPath choose_device_mask_path(const MaskPlan& plan, std::int64_t rows,
+                                 bool bf16, const DeviceMaskCosts& costs = {});
 
 }  // namespace thinwire

@@ -11,7 +11,9 @@
 
 #include "base/error.h"
 #include "base/isa.h"
+#include "ops/device_kernels.h"
 #include "ops/masked_product.h"
+#include "ops/reference.h"
 #include "ops/sampled_dots.h"
 
 namespace thinwire {
@@ -113,6 +115,36 @@ void sampled_gradient(const MaskPlan& plan, const MaskedOperands& o) {
   }
 }
 
+// Off the CPU: the kernel's dot products, or the whole product.
+void masked_gradient_elsewhere(at::Tensor& grad, const MaskPlan& plan,
+                               const at::Tensor& x, const at::Tensor& dy,
+                               const MaskedGradientOptions& options) {
+  const bool bf16 = x.scalar_type() == at::kBFloat16;
+  const MaskPath path = options.path
+                            ? *options.path
+                            : choose_device_mask_path(plan, x.size(0), bf16);
+  if (device_kernels() == nullptr || path != MaskPath::kSampled) {
+    return masked_gradient_reference(grad, plan, x, dy, options);
+  }
+  const at::NoGradGuard no_grad;
+  const at::Tensor index = beside(plan.index, x);
+  const at::Tensor columns = x.t().contiguous(), rows = dy.t().contiguous();
+  check_kernel(
+      device_kernels()->masked_dots({.grad = grad.mutable_data_ptr<float>(),
+                                     .index = index.const_data_ptr(),
+                                     .wide = index.scalar_type() == at::kLong,
+                                     .k = plan.size(),
+                                     .in = plan.in,
+                                     .x = columns.const_data_ptr(),
+                                     .dy = rows.const_data_ptr(),
+                                     .bf16 = bf16,
+                                     .tokens = x.size(0),
+                                     .first_row = options.first_row,
+                                     .rows = dy.size(1),
+                                     .accumulate = options.accumulate}),
+      "masked gradient");
+}
+
 }  // namespace
 
 void masked_gradient(at::Tensor& grad, const MaskPlan& plan,
@@ -120,6 +152,7 @@ void masked_gradient(at::Tensor& grad, const MaskPlan& plan,
                      const MaskedGradientOptions& options) {
   check(grad, plan, x, dy, options.first_row);
   if (plan.pairs.empty()) return;
+  if (!x.is_cpu()) return masked_gradient_elsewhere(grad, plan, x, dy, options);
   const auto row_at = [&](std::int64_t row) {
     return std::ranges::lower_bound(plan.rows, row) - plan.rows.begin();
   };
@@ -154,9 +187,16 @@ void masked_gradient_reference(at::Tensor& grad, const MaskPlan& plan,
   check(grad, plan, x, dy, options.first_row);
   const at::NoGradGuard no_grad;
   const at::Tensor dense =
-      at::mm(dy.to(at::kFloat).t(), x.to(at::kFloat)).flatten();
-  const at::Tensor index = plan.index.to(at::kLong);
+      x.is_cuda() && x.scalar_type() == at::kBFloat16
+          ? at::mm(dy.t(), x, at::kFloat).flatten()
+          : at::mm(dy.to(at::kFloat).t(), x.to(at::kFloat)).flatten();
+  const at::Tensor index = beside(plan.index, dense).to(at::kLong);
   const std::int64_t first = options.first_row * plan.in;
+  if (first == 0 && dy.size(1) == plan.out) {
+    const at::Tensor sums = dense.index_select(0, index);
+    options.accumulate ? grad.add_(sums) : grad.copy_(sums);
+    return;
+  }
   const at::Tensor inside = index.ge(first)
                                 .logical_and(index.lt(first + dense.numel()))
                                 .nonzero()

@@ -1,6 +1,7 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "ops/masked_parameter.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/BFloat16.h>
 
@@ -10,7 +11,9 @@
 
 #include "base/error.h"
 #include "ops/backward.h"
+#include "ops/device_kernels.h"
 #include "ops/masked_write.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -49,6 +52,9 @@ at::Tensor gather(const at::Tensor& dense, const at::Tensor& index) {
 }
 
 at::Tensor gather(const at::Tensor& dense, const at::Tensor& index) {
+  if (plain_twin(dense)) {
+    return dense.flatten().index_select(0, beside(index, dense)).to(at::kFloat);
+  }
   const bool narrow = index.scalar_type() == at::kInt;
   if (dense.scalar_type() == at::kFloat) {
     return narrow ? gather<float, std::int32_t>(dense, index)
@@ -73,6 +79,21 @@ void check(const at::Tensor& weight, const at::Tensor& values,
                   index.numel());
 }
 
+void write_elsewhere(at::Tensor weight, const at::Tensor& values,
+                     const at::Tensor& index) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor at = beside(index, weight);
+  const at::Tensor from = values.detach().to(weight.device());
+  if (device_kernels() != nullptr) {
+    check_kernel(device_kernels()->write_masked(masked_write(weight, at, 0),
+                                                from.const_data_ptr<float>()),
+                 "masked write");
+    return;
+  }
+  weight.view({-1}).index_copy_(0, at.to(at::kLong),
+                                from.to(weight.scalar_type()));
+}
+
 }  // namespace
 
 at::Tensor masked_parameter(const at::Tensor& weight, const at::Tensor& values,
@@ -90,6 +111,7 @@ at::Tensor masked_parameter(const at::Tensor& weight, const at::Tensor& values,
 void write_masked(at::Tensor weight, const at::Tensor& values,
                   const at::Tensor& index) {
   check(weight, values, index);
+  if (!weight.is_cpu()) return write_elsewhere(weight, values, index);
   const MaskedWrite writes[] = {masked_write(weight, index, 0)};
   write_range(writes, values.const_data_ptr<float>(), 0, index.numel());
 }

@@ -1,11 +1,15 @@
 // Masked gradients of what is no matrix product: embeddings, biases, norms.
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/embedding_dense_backward.h>
+
 #include <algorithm>
 #include <vector>
 
 #include "base/clones.h"
 #include "base/error.h"
 #include "ops/masked_gradient.h"
+#include "ops/reference.h"
 #include "ops/sampled_dots.h"
 
 namespace thinwire {
@@ -95,6 +99,14 @@ void masked_sums(at::Tensor& grad, const at::Tensor& index, const RowSums& r,
   }
 }
 
+// The twins: grad (+)= dense[index].
+void gather_into(at::Tensor& grad, const at::Tensor& dense,
+                 const at::Tensor& index, bool accumulate) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor sums = dense.index_select(0, beside(index, dense));
+  accumulate ? grad.add_(sums) : grad.copy_(sums);
+}
+
 }  // namespace
 
 void masked_embedding_gradient(at::Tensor& grad, const MaskPlan& plan,
@@ -107,6 +119,14 @@ void masked_embedding_gradient(at::Tensor& grad, const MaskPlan& plan,
       dy.size(0), dy.size(1), plan.in);
   check_grad(grad, plan.size());
   if (plan.pairs.empty()) return;
+  if (plain_twin(dy)) {
+    // Sorted by token inside, so that the order of sums does not change.
+    return gather_into(grad,
+                       at::embedding_dense_backward(dy, beside(tokens, dy),
+                                                    plan.out, -1, false)
+                           .flatten(),
+                       plan.index, accumulate);
+  }
   auto* out = grad.mutable_data_ptr<float>();
   if (!accumulate) std::fill(out, out + plan.size(), 0.0f);
   const auto* token = tokens.const_data_ptr<std::int64_t>();
@@ -134,6 +154,7 @@ void masked_embedding_gradient(at::Tensor& grad, const MaskPlan& plan,
 void masked_bias_gradient(at::Tensor& grad, const at::Tensor& index,
                           const at::Tensor& dy, bool accumulate) {
   THINWIRE_ASSERT(contiguous_rows(dy), "dy of {} dimensions", dy.dim());
+  if (plain_twin(dy)) return gather_into(grad, dy.sum(0), index, accumulate);
   masked_sums(grad, index,
               {.dy = dy.const_data_ptr<float>(),
                .x = nullptr,
@@ -155,6 +176,11 @@ void masked_norm_gradient(at::Tensor& grad, const at::Tensor& index,
                       (!mean.defined() || mean.numel() == dy.size(0)),
                   "dy of {} rows, x of {}, {} scales", dy.size(0), x.size(0),
                   inverse.numel());
+  if (plain_twin(dy)) {
+    const at::Tensor centred = mean.defined() ? x.sub(mean.view({-1, 1})) : x;
+    return gather_into(grad, centred.mul(inverse.view({-1, 1})).mul(dy).sum(0),
+                       index, accumulate);
+  }
   masked_sums(grad, index,
               {.dy = dy.const_data_ptr<float>(),
                .x = x.const_data_ptr<float>(),

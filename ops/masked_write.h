@@ -6,17 +6,9 @@
 #include <cstdint>
 #include <span>
 
-namespace thinwire {
+#include "ops/masked_range.h"
 
-// Numbers [begin, begin + count) of the vector are those of `weight` at
-// `index`. Looks only: weight and index live elsewhere.
-struct MaskedWrite {
-  std::int64_t begin = 0, count = 0;
-  const void* index = nullptr;  // [count] flat positions, sorted
-  bool wide = false;            // int64, else int32
-  void* weight = nullptr;
-  bool bf16 = false;  // else fp32
-};
+namespace thinwire {
 
 // weight: contiguous, fp32 or bf16; index: contiguous, int32 or int64, in
 // range. Raw pointers: no version counter moves, no graph is recorded.

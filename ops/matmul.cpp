@@ -29,7 +29,8 @@ void check(const at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
 }
 
 bool worth_tiles(const at::Tensor& a, const at::Tensor& w) {
-  if (a.numel() == 0 || w.numel() == 0 || !has_micro_kernel(w.scalar_type())) {
+  if (!a.is_cpu() || a.numel() == 0 || w.numel() == 0 ||
+      !has_micro_kernel(w.scalar_type())) {
     return false;
   }
   return w.scalar_type() == at::kFloat
@@ -67,7 +68,13 @@ void by_library(at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
                 const at::Tensor& bias, const at::Tensor& thin_a = {},
                 const at::Tensor& thin_b = {}) {
   const at::NoGradGuard no_grad;
-  // The library's product of bf16 numbers would round its results.
+  if (b.is_cuda() && b.scalar_type() == at::kBFloat16) {
+    at::mm_out(out, a.to(at::kBFloat16), b, at::kFloat);
+    if (bias.defined()) out.add_(bias);
+    if (thin_a.defined()) out.addmm_(thin_a, thin_b);
+    return;
+  }
+  // The CPU library's product of bf16 numbers would round its results.
   const at::Tensor left =
       b.scalar_type() == at::kFloat ? a : a.to(b.scalar_type()).to(at::kFloat);
   const at::Tensor right = b.to(at::kFloat);
@@ -110,7 +117,8 @@ void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
 }
 
 void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
-  if (a.size(1) >= kFewRows && b.numel() > 0 && has_micro_kernel(at::kFloat)) {
+  if (a.is_cpu() && a.size(1) >= kFewRows && b.numel() > 0 &&
+      has_micro_kernel(at::kFloat)) {
     matmul_nn_into(out, a.detach().t().contiguous(), b);
   } else {
     by_library(out, a.t(), b, {});

@@ -9,28 +9,12 @@
 
 #include "base/clones.h"
 #include "ops/optimizer_blocks.h"
+#include "ops/optimizer_elements.h"
 
 namespace thinwire {
 namespace {
 
 constexpr std::int64_t kBlock = 4096;  // of sum_of_squares
-
-struct AdamwFactors {  // in fp32, as the loop uses them
-  float grad, keep, pull, beta1_rest, beta2, beta2_rest, inverse_root, epsilon,
-      rate;
-};
-
-template <bool kTowards>
-inline void adamw_element(float* value, float grad, float* m, float* v,
-                          const float* towards, const AdamwFactors& f) {
-  const float g = grad * f.grad;
-  float p = *value * f.keep;
-  if constexpr (kTowards) p += f.pull * *towards;
-  *m += f.beta1_rest * (g - *m);
-  *v = f.beta2 * *v + f.beta2_rest * g * g;
-  const float denominator = std::sqrt(*v) * f.inverse_root + f.epsilon;
-  *value = p - f.rate * (*m / denominator);
-}
 
 THINWIRE_CLONE_BODY void adamw_range_body(float* __restrict values,
                                           const float* __restrict grads,
@@ -72,18 +56,13 @@ THINWIRE_CLONE_BODY void adamw_range_by_age_body(
 }
 constexpr Clones<&adamw_range_by_age_body> adamw_range_by_age;
 
-struct SgdFactors {
-  float rate, momentum, decay, grad;
-};
-
 THINWIRE_CLONE_BODY void sgd_range_body(float* __restrict values,
                                         const float* __restrict grads,
                                         const float* towards, std::int64_t n,
                                         SgdFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
-    const float from = towards == nullptr ? 0.0f : towards[i];
-    const float g = grads[i] * f.grad + f.decay * (values[i] - from);
-    values[i] -= f.rate * g;
+    sgd_element(values + i, grads[i], nullptr,
+                towards == nullptr ? 0.0f : towards[i], f);
   }
 }
 constexpr Clones<&sgd_range_body> sgd_range;
@@ -92,33 +71,13 @@ THINWIRE_CLONE_BODY void sgd_momentum_range_body(float* __restrict values,
                                                  const float* __restrict grads,
                                                  float* __restrict velocity,
                                                  const float* towards,
-                                                 std::int64_t n, SgdFactors f,
-                                                 bool nesterov) {
+                                                 std::int64_t n, SgdFactors f) {
   for (std::int64_t i = 0; i < n; ++i) {
-    const float from = towards == nullptr ? 0.0f : towards[i];
-    const float g = grads[i] * f.grad + f.decay * (values[i] - from);
-    velocity[i] = f.momentum * velocity[i] + g;
-    const float step = nesterov ? g + f.momentum * velocity[i] : velocity[i];
-    values[i] -= f.rate * step;
+    sgd_element(values + i, grads[i], velocity + i,
+                towards == nullptr ? 0.0f : towards[i], f);
   }
 }
 constexpr Clones<&sgd_momentum_range_body> sgd_momentum_range;
-
-struct LionFactors {
-  float grad, keep, pull, beta1, beta1_rest, beta2_rest, rate;
-};
-
-template <bool kTowards>
-inline void lion_element(float* value, float grad, float* momentum,
-                         const float* towards, const LionFactors& f) {
-  const float g = grad * f.grad;
-  const float c = f.beta1 * *momentum + f.beta1_rest * g;
-  float p = *value * f.keep;
-  if constexpr (kTowards) p += f.pull * *towards;
-  *momentum += f.beta2_rest * (g - *momentum);
-  p = c > 0 ? p - f.rate : p;
-  *value = c < 0 ? p + f.rate : p;
-}
 
 THINWIRE_CLONE_BODY void lion_range_body(float* __restrict values,
                                          const float* __restrict grads,
@@ -183,12 +142,33 @@ AdamwFactors factors(const AdamwStep& s, double correction1,
 
 }  // namespace
 
+AdamwFactors adamw_factors(const AdamwStep& s) {
+  const auto steps = static_cast<double>(s.step);
+  return factors(s, 1 - std::pow(s.beta1, steps), 1 - std::pow(s.beta2, steps));
+}
+
+SgdFactors sgd_factors(const SgdStep& s) {
+  return {.rate = static_cast<float>(s.lr),
+          .momentum = static_cast<float>(s.momentum),
+          .decay = static_cast<float>(s.weight_decay),
+          .grad = static_cast<float>(s.grad_scale),
+          .nesterov = s.nesterov};
+}
+
+LionFactors lion_factors(const LionStep& s) {
+  return {.grad = static_cast<float>(s.grad_scale),
+          .keep = static_cast<float>(1 - s.lr * s.weight_decay),
+          .pull = static_cast<float>(s.lr * s.weight_decay),
+          .beta1 = static_cast<float>(s.beta1),
+          .beta1_rest = static_cast<float>(1 - s.beta1),
+          .beta2_rest = static_cast<float>(1 - s.beta2),
+          .rate = static_cast<float>(s.lr)};
+}
+
 void adamw_pass(float* values, const float* grads, float* m, float* v,
                 const float* decay_towards, std::int64_t n, const AdamwStep& s,
                 std::span<const MaskedWrite> writes) {
-  const double steps = static_cast<double>(s.step);
-  const AdamwFactors f =
-      factors(s, 1 - std::pow(s.beta1, steps), 1 - std::pow(s.beta2, steps));
+  const AdamwFactors f = adamw_factors(s);
   update_and_write(
       values, n, writes, [&](std::int64_t begin, std::int64_t end) {
         if (decay_towards == nullptr) {
@@ -220,10 +200,7 @@ void adamw_pass_by_age(float* values, const float* grads, float* m, float* v,
 void sgd_pass(float* values, const float* grads, float* velocity,
               const float* decay_towards, std::int64_t n, const SgdStep& s,
               std::span<const MaskedWrite> writes) {
-  const SgdFactors f{.rate = static_cast<float>(s.lr),
-                     .momentum = static_cast<float>(s.momentum),
-                     .decay = static_cast<float>(s.weight_decay),
-                     .grad = static_cast<float>(s.grad_scale)};
+  const SgdFactors f = sgd_factors(s);
   update_and_write(
       values, n, writes, [&](std::int64_t begin, std::int64_t end) {
         const float* towards =
@@ -232,7 +209,7 @@ void sgd_pass(float* values, const float* grads, float* velocity,
           sgd_range(values + begin, grads + begin, towards, end - begin, f);
         } else {
           sgd_momentum_range(values + begin, grads + begin, velocity + begin,
-                             towards, end - begin, f, s.nesterov);
+                             towards, end - begin, f);
         }
       });
 }
@@ -240,13 +217,7 @@ void sgd_pass(float* values, const float* grads, float* velocity,
 void lion_pass(float* values, const float* grads, float* momentum,
                const float* decay_towards, std::int64_t n, const LionStep& s,
                std::span<const MaskedWrite> writes) {
-  const LionFactors f{.grad = static_cast<float>(s.grad_scale),
-                      .keep = static_cast<float>(1 - s.lr * s.weight_decay),
-                      .pull = static_cast<float>(s.lr * s.weight_decay),
-                      .beta1 = static_cast<float>(s.beta1),
-                      .beta1_rest = static_cast<float>(1 - s.beta1),
-                      .beta2_rest = static_cast<float>(1 - s.beta2),
-                      .rate = static_cast<float>(s.lr)};
+  const LionFactors f = lion_factors(s);
   update_and_write(
       values, n, writes, [&](std::int64_t begin, std::int64_t end) {
         if (decay_towards == nullptr) {

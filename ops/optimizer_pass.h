@@ -48,6 +48,15 @@ void lion_pass(float* values, const float* grads, float* momentum,
                const float* decay_towards, std::int64_t n, const LionStep& s,
                std::span<const MaskedWrite> writes = {});
 
+// The same steps as the numbers that ops/optimizer_elements.h works with, for
+// kernels elsewhere.
+struct AdamwFactors;
+struct LionFactors;
+struct SgdFactors;
+AdamwFactors adamw_factors(const AdamwStep& s);
+LionFactors lion_factors(const LionStep& s);
+SgdFactors sgd_factors(const SgdStep& s);
+
 // Sum of squares in fp64, in fixed blocks: the same for every thread count.
 double sum_of_squares(const float* x, std::int64_t n);
 bool all_finite(const float* x, std::int64_t n);

@@ -4,18 +4,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/random.h"
+#include "ops/dropout_numbers.h"
 
 namespace thinwire {
 
-struct RowDraw {
-  PhiloxKey key;
-  std::uint32_t position, sample, site;
-};
-
-// Number f of a row is word (f / 8) % 4 of Philox block f / 32 * 8 + f % 8:
-// eight blocks side by side fill 32 numbers in order, so neither drawing nor
-// storing shuffles lanes.
+// Draws at a time.
 constexpr std::int64_t kDrawn = 64;
 
 // out[i] = the upper 24 bits of number 4 * block + i of the row, i < 64; block

@@ -13,6 +13,7 @@
 #include "base/clones.h"
 #include "base/error.h"
 #include "ops/micro_kernel.h"
+#include "ops/reference.h"
 #include "ops/transpose.h"
 
 namespace thinwire {
@@ -247,6 +248,9 @@ void add_squared_gradients(at::Tensor squares, std::span<const WeightUse> uses,
                       squares.scalar_type() == at::kFloat,
                   "squares are a contiguous fp32 matrix, not of {} dimensions",
                   squares.dim());
+  if (plain_twin(squares)) {
+    return add_squared_gradients_reference(squares, uses, weights);
+  }
   Pass(squares.mutable_data_ptr<float>(), squares.size(0), squares.size(1),
        uses, weights)
       .run();
@@ -257,6 +261,7 @@ at::Tensor sequence_sums(const at::Tensor& rows,
   THINWIRE_ASSERT(rows.dim() == 2 && offsets.back() == rows.size(0) &&
                       rows.scalar_type() == at::kFloat,
                   "{} rows, offsets up to {}", rows.size(0), offsets.back());
+  if (plain_twin(rows)) return sequence_sums_reference(rows, offsets);
   const std::int64_t n = rows.size(1);
   const at::Tensor packed = rows.contiguous();
   const auto* row = packed.const_data_ptr<float>();

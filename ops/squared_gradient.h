@@ -36,6 +36,13 @@ void add_squared_gradients(at::Tensor squares, std::span<const WeightUse> uses,
 at::Tensor sequence_sums(const at::Tensor& rows,
                          std::span<const std::int64_t> offsets);
 
+// Their twins, which also serve tensors off the CPU.
+void add_squared_gradients_reference(at::Tensor squares,
+                                     std::span<const WeightUse> uses,
+                                     std::span<const float> weights);
+at::Tensor sequence_sums_reference(const at::Tensor& rows,
+                                   std::span<const std::int64_t> offsets);
+
 // squares[i] += weight * grads[i]^2.
 void add_squares(float* squares, const float* grads, std::int64_t n,
                  float weight);

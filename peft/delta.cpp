@@ -1,6 +1,8 @@
 #include "peft/delta.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cstring>
@@ -45,6 +47,19 @@ void hash_group(Hasher& h, const DeltaGroup& g) {
   h.string(g.name).number(g.lr_factor).number(g.weight_decay_factor);
   h.number(static_cast<std::int64_t>(g.decay_to_initial ? 1 : 0));
   h.string(g.clip_group).string(g.codec);
+}
+
+// A tensor over `count` numbers of `whole` that has a version counter of its
+// own: writing one entry must not look like writing another.
+at::Tensor over(const at::Tensor& whole, std::int64_t offset,
+                at::IntArrayRef shape) {
+  at::Tensor t = at::empty({0}, whole.options());
+  std::vector<std::int64_t> strides(shape.size(), 1);
+  for (std::size_t i = shape.size(); i > 1; --i) {
+    strides[i - 2] = strides[i - 1] * std::max<std::int64_t>(shape[i - 1], 1);
+  }
+  t.set_(whole.storage(), offset, shape, strides);
+  return t;
 }
 
 // What earlier phases left, into the frozen weights.
@@ -117,8 +132,38 @@ Digest Delta::hash() const {
   return h.digest();
 }
 
+void Delta::make_leaves(const at::Tensor& values, const at::Tensor& grads) {
+  leaves_.clear();
+  for (const DeltaEntry& e : entries_) {
+    const std::vector<std::int64_t> shape =
+        e.kind == EntryKind::kDense ? e.shape
+                                    : std::vector<std::int64_t>{e.count};
+    at::Tensor leaf = over(values, e.offset, shape);
+    leaf.requires_grad_(true);
+    // A defined gradient is added to in place, so it stays where it is.
+    leaf.mutable_grad() = over(grads, e.offset, shape);
+    leaves_.push_back(std::move(leaf));
+  }
+}
+
+void Delta::place(at::Device device) {
+  if (!values_.defined()) return;
+  placed_values_ = values_.to(device, at::kFloat, /*non_blocking=*/false,
+                              /*copy=*/true);
+  placed_grads_ = at::zeros({size()}, placed_values_.options());
+  make_leaves(placed_values_, placed_grads_);
+}
+
+void Delta::pull_grads() {
+  if (!placed()) return;
+  const at::NoGradGuard no_grad;
+  grads_.add_(placed_grads_.cpu());
+  placed_grads_.zero_();
+}
+
 void Delta::zero_grads() {
   if (size() > 0) std::memset(grads_.data_ptr(), 0, grads_.nbytes());
+  if (placed()) placed_grads_.zero_();
 }
 
 void Delta::bind(Parameters& parameters) const {
@@ -164,6 +209,7 @@ void Delta::bind(Parameters& parameters) const {
 
 std::vector<MaskedWrite> Delta::masked_writes(Parameters& parameters) const {
   std::vector<MaskedWrite> writes;
+  if (placed()) return writes;
   for (const DeltaEntry& e : entries_) {
     if (e.kind != EntryKind::kMasked || e.target.empty()) continue;
     writes.push_back(
@@ -174,6 +220,19 @@ std::vector<MaskedWrite> Delta::masked_writes(Parameters& parameters) const {
 }
 
 void Delta::write_back(Parameters& parameters) const {
+  if (placed()) {
+    const at::NoGradGuard no_grad;
+    placed_values_.detach().copy_(values_);
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      const DeltaEntry& e = entries_[i];
+      if (e.kind != EntryKind::kMasked || e.target.empty()) continue;
+      const Parameters::Slot& slot =
+          parameters.slot(parameters.require(e.target));
+      write_masked(slot.frozen, leaves_[i].detach(),
+                   slot.masked ? slot.masked->index() : e.index);
+    }
+    return;
+  }
   const std::vector<MaskedWrite> writes = masked_writes(parameters);
   write_range(writes, values_.const_data_ptr<float>(), 0, size());
 }

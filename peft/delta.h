@@ -114,17 +114,29 @@ class Delta {
 
   void zero_grads();  // memset of k floats; leaves keep their .grad
 
+  // Gives the leaves and their gradients memory of their own, on `device`;
+  // values and gradients stay in the CPU's, where ranks exchange them, an
+  // optimizer moves them and files hold them. Before anything is bound.
+  // Afterwards write_back() takes values to the leaves, pull_grads() their
+  // gradients here.
+  void place(at::Device device);
+  bool placed() const { return placed_values_.defined(); }
+  // Adds the leaves' gradients to grads(), and zeroes them. Not placed:
+  // nothing.
+  void pull_grads();
+
   // Points the parameter slots of every entry with a target at its leaf
   // (masked: writes the values into the frozen weight first), and writes the
   // constants that hold residues of earlier phases (peft/relayout.h). Throws
   // UsageError naming the tensor if two entries want it, or if target or shape
   // do not exist in this backbone.
   void bind(Parameters& parameters) const;
-  // Masked values into their frozen weights, rounded where these are bf16.
-  // O(k).
+  // Masked values into their frozen weights, rounded where these are bf16;
+  // placed: all values to the leaves first. O(k).
   void write_back(Parameters& parameters) const;
   // Where that writes to, in order of the flat vector; valid while the
-  // parameters and this stay as they are.
+  // parameters and this stay as they are. Placed: nothing, write_back() does it
+  // all.
   std::vector<MaskedWrite> masked_writes(Parameters& parameters) const;
   // At a phase boundary, before methods declare anew: the current value of
   // every tensor that trains into its frozen weight, and every slot back to
@@ -144,7 +156,11 @@ class Delta {
   std::map<std::string, at::Tensor> constants_;
   std::map<std::string, Buffer> buffers_;
   std::vector<std::string> method_configs_;
+  // Leaves over these vectors.
+  void make_leaves(const at::Tensor& values, const at::Tensor& grads);
+
   at::Tensor values_, grads_;
+  at::Tensor placed_values_, placed_grads_;  // undefined: leaves are over those
   std::vector<at::Tensor> leaves_;
 };
 

@@ -51,19 +51,6 @@ void check_index(const DeltaEntry& e) {
                   e.name, numel);
 }
 
-// A tensor over `count` numbers of `whole` that has a version counter of its
-// own: writing one entry must not look like writing another.
-at::Tensor over(const at::Tensor& whole, std::int64_t offset,
-                at::IntArrayRef shape) {
-  at::Tensor t = at::empty({0}, whole.options());
-  std::vector<std::int64_t> strides(shape.size(), 1);
-  for (std::size_t i = shape.size(); i > 1; --i) {
-    strides[i - 2] = strides[i - 1] * std::max<std::int64_t>(shape[i - 1], 1);
-  }
-  t.set_(whole.storage(), offset, shape, strides);
-  return t;
-}
-
 }  // namespace
 
 int DeltaBuilder::group(const DeltaGroup& g) {
@@ -99,6 +86,7 @@ int DeltaBuilder::add(DeltaEntry entry, at::Tensor initial) {
   }
   THINWIRE_ASSERT(initial.defined() && initial.scalar_type() == at::kFloat,
                   "initial value of '{}'", entry.name);
+  initial = initial.cpu();
   THINWIRE_ASSERT(
       entry.group >= 0 &&
           (delta_.groups_.empty()
@@ -163,15 +151,8 @@ Delta DeltaBuilder::build() {
                   from.const_data_ptr(), from.nbytes());
     }
     initial_[i].reset();
-    const std::vector<std::int64_t> shape =
-        e.kind == EntryKind::kDense ? e.shape
-                                    : std::vector<std::int64_t>{e.count};
-    at::Tensor leaf = over(d.values_, e.offset, shape);
-    leaf.requires_grad_(true);
-    // A defined gradient is added to in place, so it stays where it is.
-    leaf.mutable_grad() = over(d.grads_, e.offset, shape);
-    d.leaves_.push_back(std::move(leaf));
   }
+  d.make_leaves(d.values_, d.grads_);
   Delta out = std::move(delta_);
   *this = DeltaBuilder();
   return out;

@@ -55,8 +55,9 @@ std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
                                       Scoring::Labels labels) {
   std::vector<at::Tensor> scores;
   for (const int slot : slots) {
-    scores.push_back(at::zeros(backbone.parameters().slot(slot).frozen.sizes(),
-                               at::TensorOptions().dtype(at::kFloat)));
+    const at::Tensor& weight = backbone.parameters().slot(slot).frozen;
+    scores.push_back(
+        at::zeros(weight.sizes(), weight.options().dtype(at::kFloat)));
   }
   {
     Scored scored(backbone.parameters(), slots, scores);
@@ -66,6 +67,7 @@ std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
                              scored.pass(weights, backward);
                            });
   }
+  for (at::Tensor& score : scores) score = score.cpu();
   scoring.sum_over_ranks(scores);
   return scores;
 }

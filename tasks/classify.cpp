@@ -99,7 +99,8 @@ class Classify : public PooledTask {
   std::vector<Prediction> predict(Backbone& backbone, const BackboneInput& in,
                                   const ForwardContext& ctx) override {
     const at::NoGradGuard no_grad;
-    const at::Tensor p = logits(backbone, in, ctx).softmax(1).contiguous();
+    const at::Tensor p =
+        logits(backbone, in, ctx).softmax(1).contiguous().cpu();
     const auto best = to_doubles(p.argmax(1));
     const auto* scores = p.const_data_ptr<float>();
     std::vector<Prediction> out(in.sample_ids.size());

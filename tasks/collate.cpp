@@ -115,7 +115,7 @@ EvalRows split_rows(std::span<const EvalRow> rows) {
 }
 
 std::vector<double> to_doubles(const at::Tensor& x) {
-  const at::Tensor d = x.detach().to(at::kDouble).contiguous();
+  const at::Tensor d = x.detach().to(at::kDouble).contiguous().cpu();
   const auto* p = d.const_data_ptr<double>();
   return {p, p + d.numel()};
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ops/reference.h"
 
 namespace thinwire {
 namespace {
@@ -77,8 +78,11 @@ std::vector<std::vector<std::int32_t>> greedy_decode(
     const at::Tensor best =
         backbone
             .lm_logits(
-                decoded.hidden.index_select(0, last_rows(decoded, length)), ctx)
-            .argmax(1);
+                decoded.hidden.index_select(
+                    0, beside(last_rows(decoded, length), decoded.hidden)),
+                ctx)
+            .argmax(1)
+            .cpu();
     const auto* next = best.const_data_ptr<std::int64_t>();
     for (std::size_t b = 0; b < batch; ++b) {
       // A sequence that has ended goes on, unread, until all have.

@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "ops/linear_cross_entropy.h"
 #include "ops/loss.h"
+#include "ops/reference.h"
 #include "tasks/collate.h"
 #include "tasks/decode.h"
 
@@ -25,8 +26,9 @@ constexpr Field kFields[] = {
 at::Tensor token_states(Backbone& backbone, const BackboneInput& in,
                         const ForwardContext& ctx) {
   const BackboneOutput out = backbone.forward(in, ctx);
-  return out.token_rows.defined() ? out.hidden.index_select(0, out.token_rows)
-                                  : out.hidden;
+  return out.token_rows.defined()
+             ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
+             : out.hidden;
 }
 
 ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) {
@@ -84,7 +86,8 @@ class TextToText : public Task {
                                  .to(at::kDouble)
                                  .softmax(1)
                                  .cumsum(1)
-                                 .contiguous();
+                                 .contiguous()
+                                 .cpu();
     const std::int64_t vocabulary = below.size(1);
     at::Tensor drawn = at::empty({below.size(0)}, in.labels.options());
     const auto* given = in.labels.const_data_ptr<std::int64_t>();
@@ -117,7 +120,8 @@ class TextToText : public Task {
     const TokenLosses tokens = backbone.lm_token_losses(
         token_states(backbone, in, ctx), in.labels, of_tokens(in, ctx));
     const auto loss = to_doubles(tokens.loss);
-    const auto* likeliest = tokens.best.const_data_ptr<std::int64_t>();
+    const at::Tensor best = tokens.best.cpu();
+    const auto* likeliest = best.const_data_ptr<std::int64_t>();
     const auto* label = in.labels.const_data_ptr<std::int64_t>();
     std::vector<EvalRow> rows;
     const auto& offsets = in.decoder.layout.offsets;

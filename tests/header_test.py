@@ -20,6 +20,8 @@ def compiler_calls():
     calls = {}
     with open(os.path.join(BUILD, "compile_commands.json")) as f:
         for entry in json.load(f):
+            if not entry["file"].endswith(".cpp"):
+                continue
             folder = os.path.relpath(entry["file"], ROOT).split(os.sep)[0]
             words = shlex.split(entry["command"])
             if "-o" in words:

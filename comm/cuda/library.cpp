@@ -11,6 +11,9 @@
 #include "comm/nccl_api.h"
 
 namespace thinwire {
+
+const DeviceKernels& cuda_device_kernels();  // ops/cuda/kernels.cu
+
 namespace {
 
 static_assert(CudaApi::kSuccess == cudaSuccess);
@@ -171,6 +174,7 @@ class Nccl : public NcclApi {
 extern "C" const thinwire::CudaBindings* thinwire_cuda_bindings(int interface) {
   static thinwire::Cuda cuda;
   static thinwire::Nccl nccl;
-  static const thinwire::CudaBindings bindings{&cuda, &nccl};
+  static const thinwire::CudaBindings bindings{
+      &cuda, &nccl, &thinwire::cuda_device_kernels()};
   return interface == thinwire::kCudaInterface ? &bindings : nullptr;
 }

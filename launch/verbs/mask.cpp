@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "dist/declare.h"
+#include "launch/device.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/progress.h"
@@ -28,7 +29,9 @@ int run(const Arguments& arguments, Communicator& comm) {
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
   agree_config(comm, config);
+  const at::Device device = open_device(config.device, comm);
   OpenRun open = open_run(config, Need::kRequired, Need::kNothing, comm);
+  open.backbone->parameters().move_to(device);
   ScoringProgress progress;
   const auto scoring = make_scoring(
       comm, *open.backbone, *open.task, open.train, config.train.data_seed,

@@ -7,6 +7,7 @@
 #include "comm/communicator.h"
 #include "comm/watch.h"
 #include "dist/declare.h"
+#include "launch/device.h"
 #include "launch/estimate/estimate.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
@@ -88,6 +89,7 @@ int run(const Arguments& arguments, Communicator& comm) {
     if (comm.rank() == 0) std::printf("%sthe config is good\n", text.c_str());
     return kExitDone;
   }
+  const at::Device device = open_device(config.device, comm);
   if (config.output.empty()) {
     fail<UsageError>(
         "{}: output is missing: the run folder, as in "
@@ -96,6 +98,7 @@ int run(const Arguments& arguments, Communicator& comm) {
   }
   open_run_folder(comm, config.output, resume);
   OpenRun open = open_run(config, Need::kRequired, Need::kIfNamed, comm);
+  open.backbone->parameters().move_to(device);
   if (comm.rank() == 0) write_config(config.output, config.text);
   install_signal_handlers();
   try {

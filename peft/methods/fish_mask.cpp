@@ -13,6 +13,7 @@
 // state are ever stored. Warm-up and re-masking: sec. 4.2 of the paper.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "ops/reference.h"
 #include "ops/top_k.h"
 #include "peft/delta_file.h"
 #include "peft/fisher.h"
@@ -187,7 +189,7 @@ class FishMask : public Method {
     const std::int64_t k = body_budget(backbone, slots, workers);
     Mask mask;
     if (context.scoring == nullptr) {
-      mask.index = first(backbone, slots, k);
+      mask.index = spread(backbone, slots, k);
       if (workers > 1) mask.owner = deal(mask.index, {}, workers);
       return mask;
     }
@@ -229,16 +231,30 @@ class FishMask : public Method {
     return owners;
   }
 
-  // For counting alone: a layout of the right size, not a mask.
-  static std::vector<at::Tensor> first(const Backbone& backbone,
-                                       const std::vector<int>& slots,
-                                       std::int64_t k) {
+  // For counting alone: k positions evenly over all numbers, so that a step
+  // with them costs about what one with a mask does.
+  static std::vector<at::Tensor> spread(const Backbone& backbone,
+                                        const std::vector<int>& slots,
+                                        std::int64_t k) {
+    double all = 0;
+    for (const int slot : slots) {
+      all +=
+          static_cast<double>(backbone.parameters().slot(slot).frozen.numel());
+    }
+    const double stride = all / static_cast<double>(k);
     std::vector<at::Tensor> out;
+    double begin = 0;    // of the tensor, among all numbers
+    std::int64_t i = 0;  // position (i + 1/2) stride
     for (const int slot : slots) {
       const std::int64_t n = backbone.parameters().slot(slot).frozen.numel();
-      const std::int64_t k_t = std::min(n, k);
-      out.push_back(at::arange(k_t, n > INT32_MAX ? at::kLong : at::kInt));
-      k -= k_t;
+      std::vector<std::int64_t> index;
+      for (; i < k; ++i) {
+        const double at = (static_cast<double>(i) + 0.5) * stride - begin;
+        if (at >= static_cast<double>(n)) break;
+        index.push_back(static_cast<std::int64_t>(at));
+      }
+      begin += static_cast<double>(n);
+      out.push_back(at::tensor(index, n > INT32_MAX ? at::kLong : at::kInt));
     }
     return out;
   }
@@ -293,8 +309,9 @@ class FishMask : public Method {
     e.index = index;
     e.target = s.name;
     e.group = decay_group(builder, e.shape.size());
-    builder.add(std::move(e), s.frozen.view({-1}).index_select(0, index).to(
-                                  at::kFloat));
+    builder.add(std::move(e), s.frozen.view({-1})
+                                  .index_select(0, beside(index, s.frozen))
+                                  .to(at::kFloat));
   }
 
   Config config_;

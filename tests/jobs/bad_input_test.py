@@ -140,6 +140,17 @@ class BadInput(unittest.TestCase):
         config = self.config(data={"train": tiny.classify_shards("few")})
         self.refuse(config, "4 samples", ranks=5)
 
+    # --- device ---
+
+    def test_device_is_unknown(self):
+        self.refuse(self.config(), "device must be cpu or cuda", "tpu",
+                    extra=("device=tpu",))
+
+    def test_no_gpu_for_this_rank(self):
+        """Seventeen ranks are more than a machine has GPUs."""
+        ranks = 17 if os.path.exists("/dev/nvidiactl") else self.ranks
+        self.refuse(self.config(), "GPU", extra=("device=cuda",), ranks=ranks)
+
     # --- config ---
 
     def write(self, text):
