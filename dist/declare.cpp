@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/error.h"
+#include "base/heap.h"
 
 namespace thinwire {
 
@@ -15,6 +16,7 @@ Delta declare_delta(Backbone& backbone,
     method->declare(builder, backbone, context);
   }
   Delta delta = builder.build();
+  if (context.scoring != nullptr) give_back_freed_memory();  // the scores'
   if (delta.trainable() == 0) {
     fail<UsageError>(
         "peft: nothing trains; list at least one method with a trainable "
