@@ -293,8 +293,11 @@ class FishMask : public Method {
     e.index = index;
     e.target = s.name;
     e.group = decay_group(builder, e.shape.size());
-    builder.add(std::move(e), s.frozen.view({-1}).index_select(0, index).to(
-                                  at::kFloat));
+    builder.add(std::move(e), backbone.parameters()
+                                  .initial(slot)
+                                  .view({-1})
+                                  .index_select(0, index)
+                                  .to(at::kFloat));
   }
 
   Config config_;
