@@ -110,7 +110,7 @@ void fill_model(const Json& json, const ConfigNode* node, RunConfig& config) {
   config.model.path = text_or_empty(json.at("path"));
   config.model.config = text_or_empty(json.at("config"));
   config.model.seed = json.at("seed").get<std::uint64_t>();
-  config.model.bf16 = json.at("dtype") == "bf16";
+  config.model.dtype = json.at("dtype").get<std::string>();
   config.model.cache = text_or_empty(json.at("cache"));
   if (config.model.path.empty() == config.model.config.empty()) {
     fail<UsageError>(

@@ -15,7 +15,7 @@ struct ModelChoice {
   std::string path{};    // HF folder; "": random weights from `config`
   std::string config{};  // config.json
   std::uint64_t seed = 1;
-  bool bf16 = false;    // its matrices; else fp32
+  std::string dtype = "fp32";  // of its matrices: fp32 | bf16 | int8
   std::string cache{};  // models/store_folder.h; "": the user's
 };
 

@@ -75,8 +75,7 @@ class HostStart {
       const auto begin = wall_clock_ns();
       const Parameters& p = out.backbone->parameters();
       known = together_digests([&](std::size_t i) {
-        return digest_of(
-            p.slot(p.require(plan_.tensors[i].names.front())).frozen);
+        return p.digest(p.require(plan_.tensors[i].names.front()));
       });
       remember(known, begin);
     }
@@ -228,8 +227,7 @@ class HostStart {
       throw;
     }
     if (leads_) {
-      spdlog::info("weights prepared for the ranks of this host: {}",
-                   path);
+      spdlog::info("weights prepared for the ranks of this host: {}", path);
       save_record(folders_, file_state(std::span(&path, 1)).key, plan_, known);
     }
     remember(known, begin);
@@ -278,10 +276,12 @@ ModelFiles open_files(const ModelChoice& choice, const std::string& folder) {
     files.push_back(config);
     m.state = file_state(files);
   }
-  if (choice.bf16) {
-    m.source = bf16_matrices(std::move(m.source));
-    m.state.key =
-        Hasher().string("bf16 matrices").string(m.state.key.hex()).digest();
+  if (choice.dtype != "fp32") {
+    m.source = matrices_in(choice.dtype, std::move(m.source));
+    m.state.key = Hasher()
+                      .string(choice.dtype + " matrices")
+                      .string(m.state.key.hex())
+                      .digest();
   }
   m.plan = plan_store(m.config, *m.source);
   return m;

@@ -46,9 +46,9 @@ std::int64_t file_bytes(const Delta& delta) {
 // Top-k and dense exchanges are for comparison: what they send is not said.
 std::string exchange_lines(const Delta& delta, const ExchangeOptions& options) {
   const std::int64_t whole = std::max<std::int64_t>(1, delta.size() * 4);
-  const auto buckets = plan_buckets(
-      delta, options.codec,
-      options.bucket_bytes > 0 ? options.bucket_bytes : whole, {});
+  const auto buckets =
+      plan_buckets(delta, options.codec,
+                   options.bucket_bytes > 0 ? options.bucket_bytes : whole, {});
   std::int64_t payload = 0;
   for (const Bucket& b : buckets) payload += encoded_bytes(b.codec, b.count);
   std::string out =
@@ -56,8 +56,8 @@ std::string exchange_lines(const Delta& delta, const ExchangeOptions& options) {
   if (options.what == ExchangeOptions::What::kDelta) {
     for (const int ranks : {2, 4, 8}) {
       const std::int64_t sent =
-          exchange_bytes(
-              {.buckets = buckets, .algorithm = options.algorithm}, ranks, 0)
+          exchange_bytes({.buckets = buckets, .algorithm = options.algorithm},
+                         ranks, 0)
               .sent;
       out += fmt::format(
           "  {} ranks: each sends {} bytes {}\n", ranks, with_commas(sent),
@@ -69,21 +69,14 @@ std::string exchange_lines(const Delta& delta, const ExchangeOptions& options) {
                            human_bytes(static_cast<double>(file_bytes(delta))));
 }
 
-// Masked entries are written into the weights: their tensors' pages turn from
-// shared ones into this rank's own, most of them, since masks are scattered.
 std::string weight_lines(const Parameters& parameters, const OpenModel& model,
                          const Delta* delta) {
-  std::int64_t masked = 0;
-  if (delta != nullptr) {
-    for (const DeltaEntry& e : delta->entries()) {
-      if (e.kind != EntryKind::kMasked || e.count == 0) continue;
-      masked += static_cast<std::int64_t>(
-          parameters.slot(parameters.require(e.target)).frozen.nbytes());
-    }
-  }
+  const MaskedBytes masked =
+      delta == nullptr ? MaskedBytes{} : masked_bytes(parameters, *delta);
   const auto line = [&](std::string_view when, std::int64_t shared) {
-    const std::int64_t written = std::min(masked, shared);
-    const std::int64_t own = model.sharable_bytes - shared + written;
+    const std::int64_t written = std::min(masked.before, shared);
+    const std::int64_t own =
+        model.sharable_bytes - shared + written + masked.more();
     return fmt::format(
         "weights{}: {} bytes shared by the ranks of a host, {} of each rank's "
         "own\n",
@@ -130,8 +123,7 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
   return out;
 }
 
-std::string describe_delta(const Delta& delta,
-                           const ExchangeOptions& options) {
+std::string describe_delta(const Delta& delta, const ExchangeOptions& options) {
   struct Line {
     std::int64_t entries = 0, numbers = 0, of = 0;
   };

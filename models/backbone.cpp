@@ -106,9 +106,12 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
     low_rank = a->low_rank(ctx);
     if (low_rank.a.defined()) fused = a.get();
   }
-  at::Tensor y = thinwire::linear(in, weight.tensor, more, low_rank);
+  at::Tensor y =
+      thinwire::linear(in, weight.tensor, more, low_rank, weight.scale);
   if (weight.watch != nullptr) {
-    y = weight.watch->product(y, in, weight.tensor.scalar_type(), *ctx.layout);
+    const at::ScalarType rounded =
+        weight.scale.defined() ? at::kBFloat16 : weight.tensor.scalar_type();
+    y = weight.watch->product(y, in, rounded, *ctx.layout);
   }
   if (bias.watch != nullptr) y = bias.watch->added(y, *ctx.layout);
   for (const auto& a : attachments) {
@@ -127,7 +130,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
 
 at::Tensor Backbone::rms_norm_of(const at::Tensor& x, int weight,
                                  const ForwardContext& ctx) const {
-  const auto [w, watch] = parameters_.use(weight, ctx);
+  const auto [w, watch, scale] = parameters_.use(weight, ctx);
   const double eps = config_.norm_eps;
   at::Tensor y = rms_norm(x, w, eps);
   if (watch == nullptr) return y;
@@ -159,7 +162,9 @@ at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
 at::Tensor Backbone::look_up(int weight, const at::Tensor& tokens,
                              const ForwardContext& ctx,
                              std::int64_t padding) const {
-  const auto [table, watch] = parameters_.use(weight, ctx);
+  const auto [table, watch, scale] = parameters_.use(weight, ctx);
+  THINWIRE_ASSERT(!scale.defined(), "rows of int8 '{}' are looked up",
+                  parameters_.slot(weight).name);
   const at::Tensor rows = beside(tokens, table);
   at::Tensor y = embedding_rows(table, rows, padding);
   return watch == nullptr ? y : watch->look_up(y, rows, *ctx.layout, padding);

@@ -118,9 +118,10 @@ class Bert : public Backbone {
 
   int add(TensorSource& source, const std::string& name,
           const std::vector<std::int64_t>& shape) {
-    const Init init{Init::Kind::kNormal,
-                    static_cast<float>(config_.initializer_range)};
-    return parameters_.add(name, source.get({name}, shape, init));
+    return parameters_.add(name, source.get({name}, shape, normal()));
+  }
+  Init normal() const {
+    return {Init::Kind::kNormal, static_cast<float>(config_.initializer_range)};
   }
 
   Norm add_norm(TensorSource& source, const std::string& name) {
@@ -135,7 +136,9 @@ class Bert : public Backbone {
 
   int add_linear(TensorSource& source, const std::string& name,
                  std::int64_t d_in, std::int64_t d_out, Role role, int layer) {
-    const int weight = add(source, name + ".weight", {d_out, d_in});
+    const int weight = parameters_.add_matrix(
+        name + ".weight",
+        source.matrix({name + ".weight"}, {d_out, d_in}, normal()));
     const int bias = parameters_.add(
         name + ".bias",
         source.get({name + ".bias"}, {d_out}, {Init::Kind::kZeros, 0}));

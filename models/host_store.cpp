@@ -32,6 +32,23 @@ std::int64_t round_up(std::int64_t n) {
   return (n + kPage - 1) / kPage * kPage;
 }
 
+std::int64_t tensor_bytes(const StoreTensor& t) {
+  const auto width = static_cast<std::int64_t>(c10::elementSize(t.dtype));
+  return std::accumulate(t.shape.begin(), t.shape.end(), width,
+                         std::multiplies<>());
+}
+
+// Where an int8 matrix's scales are, from its own offset.
+constexpr std::int64_t kScaleBytes = sizeof(float);
+std::int64_t scale_offset(const StoreTensor& t) {
+  return (tensor_bytes(t) + kScaleBytes - 1) / kScaleBytes * kScaleBytes;
+}
+
+Matrix read(TensorSource& source, const StoreTensor& t) {
+  if (t.dtype == at::kChar) return source.matrix(t.names, t.shape, t.init);
+  return {source.get(t.names, t.shape, t.init), {}};
+}
+
 // Stands for a source: notes what is asked, hands out shapes without memory.
 class PlanningSource : public TensorSource {
  public:
@@ -52,21 +69,23 @@ class PlanningSource : public TensorSource {
       return {};
     }
     const at::Tensor stored = real_.stored(names, shape);
-    StoreTensor t;
-    t.names = names;
-    t.shape = shape;
-    t.init = init;
-    t.dtype = real_.dtype(shape);
-    const auto width = static_cast<std::int64_t>(c10::elementSize(t.dtype));
-    t.bytes =
-        std::accumulate(shape.begin(), shape.end(), width, std::multiplies<>());
+    StoreTensor t = planned(names, shape, init, real_.dtype(shape));
     t.in_place = stored.defined() && stored.scalar_type() == t.dtype &&
                  !stored.storage().resizable();
-    plan_.bytes += t.bytes;
-    if (t.in_place) plan_.in_place += t.bytes;
-    const auto options = at::TensorOptions().dtype(t.dtype).device(at::kMeta);
-    plan_.tensors.push_back(std::move(t));
-    return at::empty(shape, options);
+    return note(std::move(t));
+  }
+
+  Matrix matrix(const std::vector<std::string>& names,
+                const std::vector<std::int64_t>& shape,
+                const Init& init) override {
+    if (!real_.has_int8()) return {get(names, shape, init, true), {}};
+    real_.stored(names, shape);  // throws where the file has none such
+    StoreTensor t = planned(names, shape, init, at::kChar);
+    t.bytes = scale_offset(t) + kScaleBytes * shape.front();
+    const at::Tensor scale =
+        at::empty({shape.front()},
+                  at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
+    return {note(std::move(t)), scale, [] { return at::Tensor(); }};
   }
 
   bool same(const std::string& name, const std::vector<std::string>& others,
@@ -75,6 +94,27 @@ class PlanningSource : public TensorSource {
   }
 
  private:
+  static StoreTensor planned(const std::vector<std::string>& names,
+                             const std::vector<std::int64_t>& shape,
+                             const Init& init, at::ScalarType dtype) {
+    StoreTensor t;
+    t.names = names;
+    t.shape = shape;
+    t.init = init;
+    t.dtype = dtype;
+    t.bytes = tensor_bytes(t);
+    return t;
+  }
+
+  at::Tensor note(StoreTensor t) {
+    plan_.bytes += t.bytes;
+    if (t.in_place) plan_.in_place += t.bytes;
+    plan_.tensors.push_back(std::move(t));
+    const StoreTensor& last = plan_.tensors.back();
+    return at::empty(last.shape,
+                     at::TensorOptions().dtype(last.dtype).device(at::kMeta));
+  }
+
   TensorSource& real_;
   StorePlan& plan_;
 };
@@ -125,10 +165,20 @@ class StoreSource : public TensorSource {
     if (at == places_.end() && !required) return {};
     THINWIRE_ASSERT(at != places_.end() && at->second.shape == shape,
                     "{}: '{}' was not planned so", path_, names.front());
-    return at::from_blob(
-        mapping_->data() + begin_ + at->second.offset, shape,
-        [mapping = mapping_](void*) {},
-        at::TensorOptions().dtype(at->second.dtype));
+    return mapped(at->second.offset, shape, at->second.dtype);
+  }
+
+  Matrix matrix(const std::vector<std::string>& names,
+                const std::vector<std::int64_t>& shape,
+                const Init& init) override {
+    Matrix m{get(names, shape, init, true), {}};
+    if (m.tensor.scalar_type() != at::kChar) return m;
+    const StoreTensor& t = places_.at(names.front());
+    m.scale = mapped(t.offset + scale_offset(t), shape.front(), at::kFloat);
+    m.exact = [original = original_, names, shape, init] {
+      return original->get(names, shape, init);
+    };
+    return m;
   }
 
   bool same(const std::string& name, const std::vector<std::string>& others,
@@ -137,6 +187,13 @@ class StoreSource : public TensorSource {
   }
 
  private:
+  at::Tensor mapped(std::int64_t offset, at::IntArrayRef shape,
+                    at::ScalarType dtype) const {
+    return at::from_blob(
+        mapping_->data() + begin_ + offset, shape,
+        [mapping = mapping_](void*) {}, at::TensorOptions().dtype(dtype));
+  }
+
   std::string path_;
   std::int64_t begin_;
   std::shared_ptr<Mapping> mapping_;
@@ -224,11 +281,14 @@ void StoreWriter::write(const void* data, std::size_t bytes,
 
 Digest StoreWriter::fill(std::size_t i, TensorSource& source) {
   const StoreTensor& t = plan_->tensors[i];
-  const at::Tensor tensor =
-      source.get(t.names, t.shape, t.init, true).contiguous();
-  write(tensor.const_data_ptr(), tensor.nbytes(),
-        tensors_begin(*plan_) + t.offset);
-  return digest_of(tensor);
+  const auto [tensor, scale, exact] = read(source, t);
+  const at::Tensor rows = tensor.contiguous();
+  const std::int64_t begin = tensors_begin(*plan_) + t.offset;
+  write(rows.const_data_ptr(), rows.nbytes(), begin);
+  if (scale.defined()) {
+    write(scale.const_data_ptr(), scale.nbytes(), begin + scale_offset(t));
+  }
+  return digest_of(rows, scale);
 }
 
 void StoreWriter::publish(std::span<const Digest> digests,
@@ -283,8 +343,8 @@ std::optional<std::vector<Digest>> read_store(const std::string& path,
 }
 
 Digest hash_stored(TensorSource& store, const StorePlan& plan, std::size_t i) {
-  const StoreTensor& t = plan.tensors[i];
-  return digest_of(store.get(t.names, t.shape, t.init));
+  const Matrix m = read(store, plan.tensors[i]);
+  return digest_of(m.tensor, m.scale);
 }
 
 std::unique_ptr<TensorSource> open_store(

@@ -28,7 +28,7 @@ struct StoreTensor {
   std::vector<std::string> names;  // HF's on-disk names, the canonical first
   std::vector<std::int64_t> shape;
   Init init;
-  at::ScalarType dtype = at::kFloat;
+  at::ScalarType dtype = at::kFloat;  // int8: a Matrix, its scales behind it
   std::int64_t bytes = 0;
   std::int64_t offset = 0;  // in a prepared file
   bool in_place = false;    // the model's file has it so, contiguous

@@ -27,7 +27,8 @@ at::Tensor Backbone::lm_logits(const at::Tensor& hidden,
 at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
                              const ForwardContext& ctx) {
   const Site& head = lm_head_site();
-  const auto [weight, watch] = parameters_.use(head.weight, ctx);
+  const auto [weight, watch, scale] = parameters_.use(head.weight, ctx);
+  THINWIRE_ASSERT(!scale.defined(), "the output matrix is int8");
   WatchedWeight::Sampled sampled;
   if (watch != nullptr) sampled = watch->sampled();
   // Whatever acts on the logits themselves needs them.

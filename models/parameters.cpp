@@ -10,18 +10,38 @@
 #include "base/nearest.h"
 #include "models/sites.h"
 #include "ops/masked_parameter.h"
+#include "ops/quantise.h"
 #include "ops/reference.h"
 
 namespace thinwire {
 
+int Parameters::add_matrix(std::string name, Matrix matrix) {
+  const at::Tensor& scale = matrix.scale;
+  if (!scale.defined()) return add(std::move(name), matrix.tensor);
+  THINWIRE_ASSERT(matrix.tensor.scalar_type() == at::kChar &&
+                      matrix.tensor.is_contiguous() && scale.dim() == 1 &&
+                      scale.scalar_type() == at::kFloat &&
+                      scale.size(0) == matrix.tensor.size(0) && matrix.exact,
+                  "'{}' is not int8 [{}] with scales", name,
+                  fmt::join(matrix.tensor.sizes(), ", "));
+  const int number = append(std::move(name), std::move(matrix.tensor), false);
+  slots_.back().scale = std::move(matrix.scale);
+  slots_.back().exact = std::move(matrix.exact);
+  return number;
+}
+
 int Parameters::add(std::string name, at::Tensor frozen, bool head) {
-  THINWIRE_ASSERT(find(name) < 0, "parameter '{}' exists", name);
   THINWIRE_ASSERT(frozen.defined() && frozen.is_contiguous() &&
                       (frozen.scalar_type() == at::kFloat ||
                        frozen.scalar_type() == at::kBFloat16) &&
                       !frozen.requires_grad(),
                   "parameter '{}' must be contiguous fp32 or bf16, no grad",
                   name);
+  return append(std::move(name), std::move(frozen), head);
+}
+
+int Parameters::append(std::string name, at::Tensor frozen, bool head) {
+  THINWIRE_ASSERT(find(name) < 0, "parameter '{}' exists", name);
   Slot slot;
   slot.name = name;
   slot.frozen = std::move(frozen);
@@ -60,13 +80,14 @@ at::Tensor Parameters::get(int number, const ForwardContext& ctx) const {
                     fmt::join(s.frozen.sizes(), ", "));
     return computed;
   }
-  return s.frozen;
+  return s.scale.defined() ? dequantise_rows(s.frozen, s.scale) : s.frozen;
 }
 
 Parameters::Use Parameters::use(int number, const ForwardContext& ctx) const {
   const Slot& s = slot(number);
-  if (s.scored) return {s.frozen, s.scored.get()};
+  if (s.scored) return {s.frozen, s.scored.get(), s.scale};
   if (s.masked && !reference_ops()) return {s.frozen, s.masked.get()};
+  if (s.scale.defined() && !trains(number)) return {s.frozen, nullptr, s.scale};
   return {get(number, ctx)};
 }
 
@@ -100,6 +121,7 @@ void Parameters::set_masked(int number, at::Tensor values, at::Tensor index) {
                   "'{}': {} values, {} positions", s.name, values.numel(),
                   index.numel());
   if (values.numel() > 0) {
+    THINWIRE_ASSERT(!s.scale.defined(), "numbers of int8 '{}' train", s.name);
     s.masked = std::make_shared<MaskedWeight>(s.frozen, values, index, s.name);
   }
   s.values = std::move(values);
@@ -129,10 +151,38 @@ void Parameters::freeze_all() {
   }
 }
 
+at::Tensor Parameters::initial(int number) const {
+  const Slot& s = slot(number);
+  return s.exact ? s.exact().to(s.frozen.device()) : s.frozen;
+}
+
+at::Tensor Parameters::writable(int number) {
+  Slot& s = slots_[static_cast<std::size_t>(number)];
+  s.frozen = initial(number);
+  s.scale.reset();
+  s.exact = nullptr;
+  return s.frozen;
+}
+
+std::int64_t Parameters::stored_bytes(int number) const {
+  const Slot& s = slot(number);
+  const auto bytes = static_cast<std::int64_t>(s.frozen.nbytes());
+  return s.scale.defined() ? bytes + static_cast<std::int64_t>(s.scale.nbytes())
+                           : bytes;
+}
+
+std::int64_t Parameters::writable_bytes(int number) const {
+  const Slot& s = slot(number);
+  return s.exact
+             ? s.frozen.numel() *
+                   static_cast<std::int64_t>(c10::elementSize(at::kBFloat16))
+             : static_cast<std::int64_t>(s.frozen.nbytes());
+}
+
 at::Tensor Parameters::widen(int number) {
-  at::Tensor& frozen = slots_[static_cast<std::size_t>(number)].frozen;
-  frozen = frozen.to(at::kFloat);
-  return frozen;
+  const at::Tensor wide = writable(number).to(at::kFloat);
+  slots_[static_cast<std::size_t>(number)].frozen = wide;
+  return wide;
 }
 
 void Parameters::move_to(at::Device device) {
@@ -142,6 +192,7 @@ void Parameters::move_to(at::Device device) {
     THINWIRE_ASSERT(!trains(find(s.name)), "'{}' moves while it trains",
                     s.name);
     s.frozen = s.frozen.to(device);
+    if (s.scale.defined()) s.scale = s.scale.to(device);
   }
 }
 
@@ -158,14 +209,22 @@ std::int64_t Parameters::count(bool with_head) const {
 }
 
 std::string_view dtype_name(at::ScalarType dtype) {
-  THINWIRE_ASSERT(dtype == at::kFloat || dtype == at::kBFloat16,
-                  "a weight of {}", c10::toString(dtype));
+  THINWIRE_ASSERT(
+      dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kChar,
+      "a weight of {}", c10::toString(dtype));
+  if (dtype == at::kChar) return "I8";
   return dtype == at::kFloat ? "F32" : "BF16";
 }
 
 Digest digest_of(const at::Tensor& tensor) {
   return hash128({static_cast<const std::byte*>(tensor.const_data_ptr()),
                   static_cast<std::size_t>(tensor.nbytes())});
+}
+
+Digest digest_of(const at::Tensor& tensor, const at::Tensor& scale) {
+  const Digest digest = digest_of(tensor);
+  if (!scale.defined()) return digest;
+  return Hasher().string(digest.hex()).string(digest_of(scale).hex()).digest();
 }
 
 Digest backbone_identity(std::vector<TensorDigest> tensors) {
@@ -179,13 +238,18 @@ Digest backbone_identity(std::vector<TensorDigest> tensors) {
   return hasher.digest();
 }
 
+Digest Parameters::digest(int number) const {
+  return digest_of(slot(number).frozen, slot(number).scale);
+}
+
 Digest Parameters::identity() const {
   if (identity_) return *identity_;
   std::vector<TensorDigest> tensors;
-  for (const Slot& s : slots_) {
+  for (int i = 0; i < size(); ++i) {
+    const Slot& s = slot(i);
     if (s.head) continue;
-    tensors.push_back({s.name, s.frozen.scalar_type(), s.frozen.sizes().vec(),
-                       digest_of(s.frozen)});
+    tensors.push_back(
+        {s.name, s.frozen.scalar_type(), s.frozen.sizes().vec(), digest(i)});
   }
   return backbone_identity(std::move(tensors));
 }

@@ -16,6 +16,7 @@
 
 #include "base/hash.h"
 #include "models/masked_weight.h"
+#include "models/matrix.h"
 #include "models/scored_weight.h"
 
 namespace thinwire {
@@ -31,19 +32,23 @@ struct TensorDigest {
 };
 
 std::string_view dtype_name(
-    at::ScalarType dtype);  // safetensors': "F32", "BF16"
+    at::ScalarType dtype);  // safetensors': "F32", "BF16", "I8"
 
 Digest digest_of(const at::Tensor& tensor);  // its bytes; contiguous, on CPU
+// The tensor's alone, or with the scales' where there are any.
+Digest digest_of(const at::Tensor& tensor, const at::Tensor& scale);
 Digest backbone_identity(std::vector<TensorDigest> tensors);
 
 class Parameters {
  public:
   struct Slot {
     std::string name;  // HF's on-disk name, e.g. bert.pooler.dense.weight
-    // Storage: fp32, or bf16 of a matrix; masked values are written into it,
-    // rounded to its type.
+    // Storage: fp32, or bf16 or int8 of a matrix; masked values are written
+    // into it, rounded to its type. What trains is never int8.
     at::Tensor frozen;
-    bool head = false;  // belongs to a task head
+    at::Tensor scale;                   // of int8: fp32 [out]
+    std::function<at::Tensor()> exact;  // of int8: the file's values, bf16
+    bool head = false;                  // belongs to a task head
     // At most one of the following; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
@@ -55,6 +60,7 @@ class Parameters {
 
   // Returns the slot number. Throws InternalError on a second use of a name.
   int add(std::string name, at::Tensor frozen, bool head = false);
+  int add_matrix(std::string name, Matrix matrix);  // that is no head's
 
   int find(std::string_view name) const;     // -1: none
   int require(std::string_view name) const;  // UsageError with nearest name
@@ -62,13 +68,14 @@ class Parameters {
   const Slot& slot(int i) const { return slots_[static_cast<std::size_t>(i)]; }
 
   // What the forward pass uses now: frozen storage, leaf, masked_parameter(…)
-  // or the computed tensor; shape as declared.
+  // or the computed tensor; shape as declared. int8 in fp32.
   at::Tensor get(int slot, const ForwardContext& ctx) const;
   // The same for those who show each use of the weight to `watch` where there
   // is one; it then is the tensor's only way to a gradient.
   struct Use {
     at::Tensor tensor;
     WatchedWeight* watch = nullptr;
+    at::Tensor scale = {};  // of an int8 tensor's rows
   };
   Use use(int slot, const ForwardContext& ctx) const;
   bool trains(int slot) const;
@@ -83,8 +90,16 @@ class Parameters {
   void set_scored(int slot, std::shared_ptr<ScoredWeight> scored) const;
   ScoredWeight* scored(int i) const { return slot(i).scored.get(); }
   void freeze_all();  // every slot back to frozen
-  // The slot's frozen tensor, for what trained whole to be written into: an
-  // fp32 copy takes the place of a bf16 one.
+  // What training of the slot's numbers begins from: the frozen tensor, of int8
+  // what the file holds.
+  at::Tensor initial(int slot) const;
+  // The slot's frozen tensor, for single numbers to be written into: initial()
+  // takes the place of int8.
+  at::Tensor writable(int slot);
+  // Bytes of the frozen tensor, int8 with its scales: now, and then.
+  std::int64_t stored_bytes(int slot) const;
+  std::int64_t writable_bytes(int slot) const;
+  // The same for what trained whole: an fp32 copy takes its place.
   at::Tensor widen(int slot);
 
   // Takes the frozen tensors to a device, once, before anything trains; their
@@ -94,13 +109,15 @@ class Parameters {
 
   std::int64_t count(bool with_head = true) const;  // numbers in all slots
   // The backbone's identity: (name, shape, dtype, digest of the bytes) of every
-  // slot that is not a head, sorted by name. Reads all weights unless it was
-  // set; call before training.
+  // slot that is not a head, sorted by name; int8 with its scales. Reads all
+  // weights unless it was set; call before training.
   Digest identity() const;
+  Digest digest(int slot) const;  // of the bytes of its frozen tensor
   // Found elsewhere, for the weights as they were loaded.
   void set_identity(Digest identity) { identity_ = identity; }
 
  private:
+  int append(std::string name, at::Tensor frozen, bool head);
   Slot& untrained(int slot);  // throws if something trains it
 
   std::optional<Digest> identity_;

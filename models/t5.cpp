@@ -114,9 +114,9 @@ class T5 : public Backbone {
     site.kind = SiteKind::kLinear;
     site.d_in = d_in;
     site.d_out = d_out;
-    site.weight = parameters_.add(
+    site.weight = parameters_.add_matrix(
         site.name + ".weight",
-        source.get({site.name + ".weight"}, {d_out, d_in}, normal(std)));
+        source.matrix({site.name + ".weight"}, {d_out, d_in}, normal(std)));
     return add_site(std::move(site));
   }
 

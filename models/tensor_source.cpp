@@ -20,6 +20,7 @@
 #include "base/nearest.h"
 #include "base/random.h"
 #include "models/safetensors.h"
+#include "ops/quantise.h"
 
 namespace thinwire {
 namespace {
@@ -216,6 +217,17 @@ class RandomSource : public TensorSource {
   std::uint64_t seed_;
 };
 
+// As the file has it, or made up.
+at::Tensor unconverted(TensorSource& source,
+                       const std::vector<std::string>& names,
+                       const std::vector<std::int64_t>& shape, const Init& init,
+                       bool required) {
+  const bool there = std::ranges::any_of(
+      names, [&](const std::string& n) { return source.contains(n); });
+  const at::Tensor stored = there ? source.stored(names, shape) : at::Tensor();
+  return stored.defined() ? stored : source.get(names, shape, init, required);
+}
+
 class Bf16Matrices : public TensorSource {
  public:
   explicit Bf16Matrices(std::shared_ptr<TensorSource> source)
@@ -228,13 +240,9 @@ class Bf16Matrices : public TensorSource {
   at::Tensor get(const std::vector<std::string>& names,
                  const std::vector<std::int64_t>& shape, const Init& init,
                  bool required) override {
-    const bool there = std::ranges::any_of(
-        names, [&](const std::string& n) { return source_->contains(n); });
-    const at::Tensor stored =
-        there ? source_->stored(names, shape) : at::Tensor();
-    if (stored.defined()) return stored.to(dtype(shape));
-    const at::Tensor made = source_->get(names, shape, init, required);
-    return made.defined() ? made.to(dtype(shape)) : made;
+    const at::Tensor as_is =
+        unconverted(*source_, names, shape, init, required);
+    return as_is.defined() ? as_is.to(dtype(shape)) : as_is;
   }
 
   bool contains(std::string_view name) const override {
@@ -250,8 +258,34 @@ class Bf16Matrices : public TensorSource {
   }
   std::vector<std::string> files() const override { return source_->files(); }
 
+ protected:
+  const std::shared_ptr<TensorSource>& source() const { return source_; }
+
  private:
   std::shared_ptr<TensorSource> source_;
+};
+
+class Int8Matrices : public Bf16Matrices {
+ public:
+  using Bf16Matrices::Bf16Matrices;
+
+  bool has_int8() const override { return true; }
+
+  Matrix matrix(const std::vector<std::string>& names,
+                const std::vector<std::int64_t>& shape,
+                const Init& init) override {
+    const at::Tensor as_is =
+        unconverted(*source(), names, shape, init, /*required=*/true);
+    try {
+      auto [q, scale] = quantise_rows(as_is);
+      return {std::move(q), std::move(scale),
+              [source = source(), names, shape, init] {
+                return Bf16Matrices(source).get(names, shape, init, true);
+              }};
+    } catch (const UsageError& error) {
+      fail<UsageError>("tensor '{}': {}", names.front(), error.what());
+    }
+  }
 };
 
 }  // namespace
@@ -263,6 +297,19 @@ at::ScalarType TensorSource::dtype(const std::vector<std::int64_t>&) const {
 std::unique_ptr<TensorSource> bf16_matrices(
     std::shared_ptr<TensorSource> source) {
   return std::make_unique<Bf16Matrices>(std::move(source));
+}
+
+std::unique_ptr<TensorSource> int8_matrices(
+    std::shared_ptr<TensorSource> source) {
+  return std::make_unique<Int8Matrices>(std::move(source));
+}
+
+std::shared_ptr<TensorSource> matrices_in(
+    std::string_view dtype, std::shared_ptr<TensorSource> source) {
+  if (dtype == "bf16") return bf16_matrices(std::move(source));
+  if (dtype == "int8") return int8_matrices(std::move(source));
+  THINWIRE_ASSERT(dtype == "fp32", "matrices in {}", dtype);
+  return source;
 }
 
 std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "models/matrix.h"
 
 namespace thinwire {
 
@@ -31,6 +32,14 @@ class TensorSource {
                          const std::vector<std::int64_t>& shape,
                          const Init& init, bool required = true) = 0;
   virtual bool contains(std::string_view name) const = 0;
+
+  // A linear layer's matrix: as get() gives it, or int8 where has_int8().
+  virtual Matrix matrix(const std::vector<std::string>& names,
+                        const std::vector<std::int64_t>& shape,
+                        const Init& init) {
+    return {get(names, shape, init), {}};
+  }
+  virtual bool has_int8() const { return false; }
 
   // The tensor as it lies in its file, in the file's dtype; undefined where
   // values are made up. Where the file has it aligned it shares the mapping,
@@ -57,6 +66,12 @@ std::unique_ptr<TensorSource> open_hf_folder(const std::string& path,
 // The same with matrices rounded to bf16; what is bf16 in its file is mapped.
 std::unique_ptr<TensorSource> bf16_matrices(
     std::shared_ptr<TensorSource> source);
+// The same with linear layers' matrices in int8 (ops/quantise.h).
+std::unique_ptr<TensorSource> int8_matrices(
+    std::shared_ptr<TensorSource> source);
+// dtype: fp32 | bf16 | int8.
+std::shared_ptr<TensorSource> matrices_in(std::string_view dtype,
+                                          std::shared_ptr<TensorSource> source);
 // Values are a function of (seed, name) alone, and of this version: it goes up
 // when the same seed gives other values.
 inline constexpr int kRandomSourceVersion = 1;

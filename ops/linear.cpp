@@ -18,7 +18,7 @@ namespace thinwire {
 namespace {
 
 struct Kept {
-  at::Tensor weight;
+  at::Tensor weight, weight_scale;
   at::Tensor x;                  // where weight or low.a trains
   at::Tensor low_a, low_b, low;  // scale folded into b; low = x a^T [T, r]
   double scale = 1;
@@ -35,7 +35,11 @@ std::vector<at::Tensor> linear_backward(const Kept& kept,
   if (kept.low_a.defined() && (needed[0] || needed[3])) {
     dlow = matmul_nn(dy, kept.low_b);
   }
-  if (needed[0]) out[0] = matmul_nn(dy, kept.weight, {dlow, kept.low_a});
+  if (needed[0]) {
+    const at::Tensor& scale = kept.weight_scale;
+    out[0] = matmul_nn(scale.defined() ? dy.mul(scale) : dy, kept.weight,
+                       {dlow, kept.low_a});
+  }
   if (needed[1]) {
     out[1] = matmul_tn(dy, kept.x).to(kept.weight.scalar_type());
   }
@@ -61,12 +65,14 @@ at::Tensor plain_bf16(const at::Tensor& x, const at::Tensor& weight) {
 
 // The same in plain operations.
 at::Tensor plain(const at::Tensor& x, const at::Tensor& weight,
-                 const at::Tensor& bias, const LowRank& low) {
+                 const at::Tensor& bias, const LowRank& low,
+                 const at::Tensor& scale) {
   at::Tensor y;
   if (weight.scalar_type() == at::kFloat) {
     y = at::linear(x, weight, bias);
   } else {
     y = plain_bf16(x, weight);
+    if (scale.defined()) y = y.mul(scale);
     if (bias.defined()) y = y.add(bias);
   }
   if (!low.a.defined()) return y;
@@ -76,14 +82,19 @@ at::Tensor plain(const at::Tensor& x, const at::Tensor& weight,
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
-                  const at::Tensor& bias, const LowRank& low_rank) {
+                  const at::Tensor& bias, const LowRank& low_rank,
+                  const at::Tensor& scale) {
   THINWIRE_ASSERT(x.dim() == 2 && x.scalar_type() == at::kFloat,
                   "a linear layer of {} dimensions of {}", x.dim(),
                   c10::toString(x.scalar_type()));
-  if (reference_ops()) return plain(x, weight, bias, low_rank);
+  THINWIRE_ASSERT((weight.scalar_type() == at::kChar) == scale.defined(),
+                  "scales are of int8 rows, not of {}",
+                  c10::toString(weight.scalar_type()));
+  if (reference_ops()) return plain(x, weight, bias, low_rank, scale);
   const at::Tensor rows = x.detach().contiguous();
   Kept kept;
   kept.weight = weight.detach().contiguous();
+  kept.weight_scale = scale;
   kept.scale = low_rank.scale;
   if (low_rank.a.defined()) {
     kept.low_a = low_rank.a.detach().contiguous();
@@ -92,7 +103,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
   }
   at::Tensor out =
       matmul_nt(rows, kept.weight, bias.defined() ? bias.detach() : bias,
-                {kept.low, kept.low_b});
+                {kept.low, kept.low_b}, scale);
   if (needs_graph(std::array{weight, low_rank.a})) kept.x = rows;
   return with_backward(
       std::move(out), {x, weight, bias, low_rank.a, low_rank.b},

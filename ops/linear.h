@@ -12,11 +12,14 @@ struct LowRank {
   double scale = 1;
 };
 
-// x fp32 [T, in]; weight [out, in], fp32 or (frozen) bf16; bias fp32 [out] or
-// undefined -> x weight^T + bias + the low-rank product, fp32 [T, out].
-// Differentiable once in all of them. Precision as ops/matmul.h; the low-rank
-// product is fp32 whatever the weight is.
+// x fp32 [T, in]; weight [out, in], fp32, or (frozen) bf16, or (frozen) int8
+// with `scale` fp32 [out] of its rows; bias fp32 [out] or undefined -> x
+// weight^T + bias + the low-rank product, fp32 [T, out]. Differentiable once in
+// all but an int8 weight. Precision as ops/matmul.h; with an int8 weight
+// the gradient of y is scaled before it is rounded. The low-rank product is
+// fp32 whatever the weight is.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
-                  const at::Tensor& bias = {}, const LowRank& low_rank = {});
+                  const at::Tensor& bias = {}, const LowRank& low_rank = {},
+                  const at::Tensor& scale = {});
 
 }  // namespace thinwire

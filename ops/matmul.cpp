@@ -28,20 +28,30 @@ void check(const at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                   inner, out.size(0));
 }
 
-bool worth_tiles(const at::Tensor& a, const at::Tensor& w) {
-  if (!a.is_cpu() || a.numel() == 0 || w.numel() == 0 ||
-      !has_micro_kernel(w.scalar_type())) {
-    return false;
+// What tiles of w are multiplied in: pairs of bf16 where w fits them; int8 fits
+// both. Undefined: not by tiles.
+at::ScalarType tile_type(const at::Tensor& a, const at::Tensor& w) {
+  constexpr auto kNone = at::ScalarType::Undefined;
+  if (!a.is_cpu() || a.numel() == 0 || w.numel() == 0) return kNone;
+  const at::ScalarType type = w.scalar_type();
+  const bool pairs = w.size(0) % 2 == 0 && w.size(1) % 2 == 0;
+  if (type != at::kFloat && pairs && has_micro_kernel(at::kBFloat16)) {
+    return at::kBFloat16;
   }
-  return w.scalar_type() == at::kFloat
-             ? a.size(0) >= kFewRows
-             : w.size(0) % 2 == 0 && w.size(1) % 2 == 0;
+  if (type == at::kBFloat16 || a.size(0) < kFewRows) return kNone;
+  return has_micro_kernel(at::kFloat) ? at::kFloat : kNone;
+}
+
+// a as it meets w, in `type`.
+at::Tensor rounded_for(const at::Tensor& a, const at::Tensor& w,
+                       at::ScalarType type) {
+  return w.scalar_type() == at::kFloat ? a : a.to(at::kBFloat16).to(type);
 }
 
 void by_tiles(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-              const at::Tensor& bias, const Thin& thin, bool transposed) {
-  const at::Tensor left =
-      w.scalar_type() == at::kFloat ? a : a.to(w.scalar_type());
+              const at::Tensor& bias, const Thin& thin, bool transposed,
+              at::ScalarType type, const at::Tensor& scale = {}) {
+  const at::Tensor left = rounded_for(a, w, type);
   ThinProduct second;
   if (thin.a.defined()) {
     second = {thin.a.const_data_ptr<float>(), thin.w.const_data_ptr<float>(),
@@ -52,6 +62,7 @@ void by_tiles(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
        .b = w.const_data_ptr(),
        .out = out.mutable_data_ptr<float>(),
        .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+       .scale = scale.defined() ? scale.const_data_ptr<float>() : nullptr,
        .m = a.size(0),
        .n = w.size(transposed ? 0 : 1),
        .k = a.size(1),
@@ -59,14 +70,15 @@ void by_tiles(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
        .row_b = w.stride(0),
        .row_out = out.stride(0),
        .transposed = transposed,
+       .int8 = w.scalar_type() == at::kChar,
        .thin = second},
-      w.scalar_type());
+      type);
 }
 
 // b [K, N], any strides.
 void by_library(at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
                 const at::Tensor& bias, const at::Tensor& thin_a = {},
-                const at::Tensor& thin_b = {}) {
+                const at::Tensor& thin_b = {}, const at::Tensor& scale = {}) {
   const at::NoGradGuard no_grad;
   if (b.is_cuda() && b.scalar_type() == at::kBFloat16) {
     at::mm_out(out, a.to(at::kBFloat16), b, at::kFloat);
@@ -75,10 +87,13 @@ void by_library(at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
     return;
   }
   // The CPU library's product of bf16 numbers would round its results.
-  const at::Tensor left =
-      b.scalar_type() == at::kFloat ? a : a.to(b.scalar_type()).to(at::kFloat);
+  const at::Tensor left = rounded_for(a, b, at::kFloat);
   const at::Tensor right = b.to(at::kFloat);
-  if (bias.defined()) {
+  if (scale.defined()) {
+    at::mm_out(out, left, right);
+    out.mul_(scale);
+    if (bias.defined()) out.add_(bias);
+  } else if (bias.defined()) {
     at::addmm_out(out, bias, left, right);
   } else {
     at::mm_out(out, left, right);
@@ -94,14 +109,16 @@ at::Tensor empty_like_product(const at::Tensor& a, std::int64_t rows,
 }  // namespace
 
 void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-                    const at::Tensor& bias, const Thin& thin) {
+                    const at::Tensor& bias, const Thin& thin,
+                    const at::Tensor& scale) {
   check(out, a, w, w.size(1));
   if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(1));
-  if (worth_tiles(a, w)) {
-    by_tiles(out, a, w, bias, thin, true);
+  const at::ScalarType type = tile_type(a, w);
+  if (type != at::ScalarType::Undefined) {
+    by_tiles(out, a, w, bias, thin, true, type, scale);
   } else {
     by_library(out, a, w.t(), bias, thin.a,
-               thin.a.defined() ? thin.w.t() : at::Tensor());
+               thin.a.defined() ? thin.w.t() : at::Tensor(), scale);
   }
 }
 
@@ -109,8 +126,9 @@ void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                     const Thin& thin) {
   check(out, a, w, w.size(0));
   if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(0));
-  if (worth_tiles(a, w)) {
-    by_tiles(out, a, w, {}, thin, false);
+  const at::ScalarType type = tile_type(a, w);
+  if (type != at::ScalarType::Undefined) {
+    by_tiles(out, a, w, {}, thin, false, type);
   } else {
     by_library(out, a, w, {}, thin.a, thin.w);
   }
@@ -126,9 +144,10 @@ void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
 }
 
 at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
-                     const at::Tensor& bias, const Thin& thin) {
+                     const at::Tensor& bias, const Thin& thin,
+                     const at::Tensor& scale) {
   at::Tensor out = empty_like_product(a, a.size(0), w.size(0));
-  matmul_nt_into(out, a, w, bias, thin);
+  matmul_nt_into(out, a, w, bias, thin, scale);
   return out;
 }
 

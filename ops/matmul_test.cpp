@@ -3,10 +3,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include "ops/quantise.h"
 #include "ops/test_tensors.h"
 
 namespace thinwire {
@@ -83,6 +85,34 @@ TEST(Matmul, AThinProductIsAddedInFp32) {
                              exact(rounded, nn).add(exact(low, nn_low))),
           tolerance(k + 5));
     }
+  }
+}
+
+// Whole numbers are exact in bf16; scales act on results alone.
+TEST(Matmul, Int8WeightsAreWholeNumbersAndScalesStayOutside) {
+  for (const auto& [m, n, k] : kShapes) {
+    const at::Tensor a = normal("a", {m, k}), bias = normal("b", {n}),
+                     low = normal("l", {m, 5}), nt_low = normal("x", {n, 5}),
+                     nn_low = normal("x", {5, n}),
+                     rounded = a.to(at::kBFloat16);
+    const auto [nt, scale] = quantise_rows(normal("w", {n, k}));
+    const auto [nn, unused] = quantise_rows(normal("w", {k, n}));
+    // In units of the largest numbers.
+    const at::Tensor unit = at::full({n}, 1.0 / 127);
+    EXPECT_LT(
+        largest_difference(matmul_nt(a, nt, {}, {}, unit).to(at::kDouble),
+                           exact(rounded, nt.t()).mul(unit.to(at::kDouble))),
+        tolerance(k));
+    EXPECT_LT(largest_difference(
+                  matmul_nt(a, nt, bias, {low, nt_low}, scale).to(at::kDouble),
+                  exact(rounded, dequantise_rows(nt, scale).t())
+                      .add(bias)
+                      .add(exact(low, nt_low.t()))),
+              4 * tolerance(k + 5));
+    EXPECT_LT(largest_difference(
+                  matmul_nn(a, nn, {low, nn_low}).to(at::kDouble).div(127),
+                  exact(rounded, nn).add(exact(low, nn_low)).div(127)),
+              tolerance(k + 5));
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/clones.h"
 #include "ops/transpose.h"
+#include "ops/widen_int8.h"
 
 namespace thinwire {
 namespace {
@@ -55,6 +56,21 @@ struct Packed {
 
 // [depth, columns] of b, rows kColumns apart, or where it lies.
 Packed pack_fp32(const Product& p, const Tile& t) {
+  if (p.int8) {
+    const auto* b = static_cast<const std::int8_t*>(p.b);
+    float* to = scratch();
+    if (p.transposed) {
+      widen_transposed(t.columns, t.depth,
+                       b + t.column * p.row_b + t.depth_begin, p.row_b, to,
+                       kColumns);
+    } else {
+      for (std::int64_t i = 0; i < t.depth; ++i) {
+        widen(to + i * kColumns, b + (t.depth_begin + i) * p.row_b + t.column,
+              t.columns);
+      }
+    }
+    return {to, kColumns};
+  }
   const auto* b = static_cast<const float*>(p.b);
   float* to = scratch();
   if (p.transposed) {
@@ -73,8 +89,27 @@ Packed pack_fp32(const Product& p, const Tile& t) {
   return {to, kColumns};
 }
 
+Packed pack_int8_pairs(const Product& p, const Tile& t) {
+  const auto* b = static_cast<const std::int8_t*>(p.b);
+  float* to = scratch();
+  if (p.transposed) {
+    widen_pairs_transposed(t.columns, t.depth,
+                           b + t.column * p.row_b + t.depth_begin, p.row_b, to,
+                           kColumns);
+  } else {
+    for (std::int64_t i = 0; i < t.depth; i += 2) {
+      const auto* even = b + (t.depth_begin + i) * p.row_b + t.column;
+      interleave_widened(
+          reinterpret_cast<std::uint32_t*>(to + i / 2 * kColumns), even,
+          even + p.row_b, t.columns);
+    }
+  }
+  return {to, kColumns};
+}
+
 // [depth / 2, columns] of pairs.
 Packed pack_bf16(const Product& p, const Tile& t) {
+  if (p.int8) return pack_int8_pairs(p, t);
   const auto* b = static_cast<const std::uint16_t*>(p.b);
   float* to = scratch();
   if (p.transposed) {  // a pair lies as one 32-bit number already
@@ -100,16 +135,22 @@ void multiply(const Product& p, const Tile& t, const Packed& b,
   for (std::int64_t i = row_begin; i < row_end; i += kRows) {
     const std::int64_t rows = std::min(kRows, row_end - i);
     float* out = p.out + i * p.row_out + t.column;
-    if (t.depth_begin == 0 && p.bias != nullptr) {
+    // Scaled results get their bias when they are scaled.
+    const bool bias = p.bias != nullptr && p.scale == nullptr;
+    if (t.depth_begin == 0 && bias) {
       for (std::int64_t r = 0; r < rows; ++r) {
         std::memcpy(out + r * p.row_out, p.bias + t.column,
                     static_cast<std::size_t>(t.columns) * sizeof(float));
       }
     }
     at::native::cpublas::brgemm(rows, t.columns, t.depth, p.row_a, b.row,
-                                p.row_out, add || p.bias,
+                                p.row_out, add || bias,
                                 a + i * p.row_a + t.depth_begin,
                                 static_cast<const T*>(b.data), out, kPairs);
+    if (p.scale != nullptr && t.depth_begin + t.depth == p.k) {
+      scale_columns(out, rows, t.columns, p.row_out, p.scale + t.column,
+                    p.bias == nullptr ? nullptr : p.bias + t.column);
+    }
   }
 }
 

@@ -14,7 +14,7 @@ using testing::TinyScoring;
 // A masked matrix stays bf16: its numbers are the values, rounded; the values
 // are exact, and begin as what the file holds.
 TEST(Bf16, MaskedNumbersAreRoundedAndTheOthersAsTheyWere) {
-  Tiny tiny("t5_tied", true);
+  Tiny tiny("t5_tied", "bf16");
   const Parameters& p = tiny.backbone->parameters();
   std::vector<at::Tensor> before;
   for (int i = 0; i < p.size(); ++i) {
@@ -74,7 +74,7 @@ TEST(Bf16, MaskedNumbersAreRoundedAndTheOthersAsTheyWere) {
 // Between phases and in a fresh process that loads the next delta the model is
 // the same, and what trains on keeps its exact value.
 TEST(Bf16, AnotherMaskGoesOnWithTheExactValues) {
-  Tiny tiny("t5_tied", true), fresh("t5_tied", true);
+  Tiny tiny("t5_tied", "bf16"), fresh("t5_tied", "bf16");
   TinyScoring scoring(tiny);
   const auto make = [&](double density) {
     return make_method("fish_mask", {{"density", density}, {"samples", 4}});
@@ -106,7 +106,7 @@ TEST(Bf16, AnotherMaskGoesOnWithTheExactValues) {
 }
 
 TEST(Bf16, WhatTrainedWholeKeepsItsValues) {
-  Tiny tiny("bert_classify", true);
+  Tiny tiny("bert_classify", "bf16");
   const auto method = make_method("full", {});
   Delta delta = testing::declare(*method, *tiny.backbone, {});
   tiny.adopt(*method, delta);

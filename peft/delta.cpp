@@ -67,7 +67,7 @@ void write_residue(const std::string& target, const Residue& residue,
                    Parameters& parameters) {
   const int slot = parameters.require(target);
   if (residue.index.defined()) {
-    const at::Tensor frozen = parameters.slot(slot).frozen;
+    const at::Tensor frozen = parameters.writable(slot);
     const Positions at(residue.index);
     for (std::int64_t i = 0; i < at.size(); ++i) {
       if (at[i] < 0 || at[i] >= frozen.numel()) {
@@ -200,7 +200,7 @@ void Delta::bind(Parameters& parameters) const {
     if (entries_[i].kind == EntryKind::kDense) {
       parameters.set_leaf(slots[i], leaves_[i]);
     } else {
-      write_masked(parameters.slot(slots[i]).frozen, leaves_[i],
+      write_masked(parameters.writable(slots[i]), leaves_[i],
                    entries_[i].index);
       parameters.set_masked(slots[i], leaves_[i], entries_[i].index);
     }
@@ -264,6 +264,17 @@ void Delta::swap(at::Tensor& other) {
                   "swap with {} numbers, delta of {}", other.numel(), size());
   float* a = values_.mutable_data_ptr<float>();
   std::swap_ranges(a, a + size(), other.mutable_data_ptr<float>());
+}
+
+MaskedBytes masked_bytes(const Parameters& parameters, const Delta& delta) {
+  MaskedBytes bytes;
+  for (const DeltaEntry& e : delta.entries()) {
+    if (e.kind != EntryKind::kMasked || e.count == 0) continue;
+    const int slot = parameters.require(e.target);
+    bytes.before += parameters.stored_bytes(slot);
+    bytes.after += parameters.writable_bytes(slot);
+  }
+  return bytes;
 }
 
 }  // namespace thinwire

@@ -191,4 +191,13 @@ class DeltaBuilder {
   std::int64_t size_ = 0;
 };
 
+// Bytes of the weights that masked entries are written into: pages that turn
+// from shared ones into this rank's own, most of them, since masks are
+// scattered. Before the delta is bound.
+struct MaskedBytes {
+  std::int64_t before = 0, after = 0;  // int8 becomes bf16
+  std::int64_t more() const { return after - before; }
+};
+MaskedBytes masked_bytes(const Parameters& parameters, const Delta& delta);
+
 }  // namespace thinwire

@@ -56,7 +56,7 @@ struct Step {
 
 // Declared (a mask: scored), bound and run, all on `device`.
 Step step_on(const Case& c, at::Device device, bool checkpointed) {
-  Tiny tiny(c.model, c.bf16);
+  Tiny tiny(c.model, c.bf16 ? "bf16" : "fp32");
   const auto method = make_method(c.method, c.config);
   testing::TinyScoring scoring(tiny);
   tiny.backbone->set_dropout(0.1);

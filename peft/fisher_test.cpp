@@ -108,13 +108,13 @@ void keep_logits(Backbone& backbone) {
 struct Case {
   const char* model;
   Scoring::Labels labels;
-  bool bf16 = false;
+  const char* dtype = "fp32";
 };
 class Batched : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Batched, EqualsOneBackwardPerExample) {
-  Tiny tiny(GetParam().model, GetParam().bf16);
-  if (GetParam().bf16) keep_logits(*tiny.backbone);
+  Tiny tiny(GetParam().model, GetParam().dtype);
+  if (GetParam().dtype != std::string_view("fp32")) keep_logits(*tiny.backbone);
   const Parameters& p = tiny.backbone->parameters();
   std::vector<int> slots(static_cast<std::size_t>(p.size()));
   std::iota(slots.begin(), slots.end(), 0);
@@ -130,8 +130,9 @@ TEST_P(Batched, EqualsOneBackwardPerExample) {
       if (name.ends_with(".key.bias")) continue;
       EXPECT_GT(expected[i].norm().item<double>(), 0) << name;
       // One at a time, gradients of bf16 weights are rounded to bf16.
-      EXPECT_TRUE(golden_close(name, scores[i], expected[i],
-                               GetParam().bf16 ? 2e-2 : 1e-5));
+      EXPECT_TRUE(golden_close(
+          name, scores[i], expected[i],
+          GetParam().dtype != std::string_view("fp32") ? 2e-2 : 1e-5));
       EXPECT_GE(scores[i].min().item<double>(), 0) << name;
       EXPECT_EQ(p.scored(slots[i]), nullptr);
     }
@@ -142,9 +143,9 @@ INSTANTIATE_TEST_SUITE_P(
     Fisher, Batched,
     ::testing::Values(Case{"bert_classify", Scoring::Labels::kData},
                       Case{"bert_classify", Scoring::Labels::kModel},
-                      Case{"bert_classify", Scoring::Labels::kData, true},
+                      Case{"bert_classify", Scoring::Labels::kData, "bf16"},
                       Case{"t5_tied", Scoring::Labels::kData},
-                      Case{"t5_tied", Scoring::Labels::kData, true},
+                      Case{"t5_tied", Scoring::Labels::kData, "bf16"},
                       Case{"t5_gated", Scoring::Labels::kData}));
 
 TEST(FishMask, ASavedMaskComesBack) {

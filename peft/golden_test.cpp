@@ -21,14 +21,15 @@ void expect_agreement(const std::string& golden_name) {
   const std::string folder = golden_path(golden_name);
   const Json about = Json::parse(std::ifstream(folder + "/adapter.json"));
   const SafetensorsFile golden(folder + "/golden.safetensors");
-  const bool bf16 = about.contains("dtype");
+  const std::string dtype = about.value("dtype", "fp32");
   // Sums of another order fall to the other side of a rounding to bf16 now and
   // then; the maker measured how far that moves its own results.
   const auto tolerance = [&](const std::string& name) {
     return kGoldenTolerance +
-           (bf16 ? 2 * about.at("spread").at(name).get<double>() : 0);
+           (dtype != "fp32" ? 2 * about.at("spread").at(name).get<double>()
+                            : 0);
   };
-  Tiny tiny(about.at("model").get<std::string>(), bf16);
+  Tiny tiny(about.at("model").get<std::string>(), dtype);
   TinyScoring scoring(tiny);
   const auto method =
       make_method(about.at("method").get<std::string>(), about.at("config"));
@@ -94,11 +95,12 @@ TEST_P(Golden, TheirPlainTwinsAgreeToo) {
 INSTANTIATE_TEST_SUITE_P(
     Methods, Golden,
     ::testing::Values("lora_bert", "lora_bert_all", "lora_t5", "lora_t5_gated",
-                      "lora_bert_bf16", "lora_t5_bf16", "bitfit_bert",
-                      "bitfit_bert_terms", "bitfit_t5", "houlsby_bert",
-                      "houlsby_t5", "houlsby_t5_cross", "pfeiffer_bert",
-                      "pfeiffer_t5", "fish_bert", "fish_bert_true",
-                      "fish_bert_exclude", "fish_t5"),
+                      "lora_bert_bf16", "lora_t5_bf16", "lora_bert_int8",
+                      "lora_t5_int8", "bitfit_bert", "bitfit_bert_terms",
+                      "bitfit_t5", "houlsby_bert", "houlsby_t5",
+                      "houlsby_t5_cross", "pfeiffer_bert", "pfeiffer_t5",
+                      "fish_bert", "fish_bert_true", "fish_bert_exclude",
+                      "fish_t5"),
     [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

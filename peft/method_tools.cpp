@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "ops/quantise.h"
 
 namespace thinwire {
 
@@ -61,7 +62,7 @@ void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot) {
   e.shape = s.frozen.sizes().vec();
   e.group = decay_group(builder, e.shape.size());
   e.head = s.head;
-  builder.add(std::move(e), s.frozen.to(at::kFloat));
+  builder.add(std::move(e), backbone.parameters().initial(slot).to(at::kFloat));
 }
 
 void declare_head(DeltaBuilder& builder, const Backbone& backbone) {
@@ -85,7 +86,10 @@ at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
                    [&](const auto& item) { return item.first == slot; });
   if (it != merged.end()) return it->second;
   const Parameters::Slot& s = backbone.parameters().slot(slot);
-  const at::Tensor now = s.leaf.defined() ? s.leaf.detach() : s.frozen;
+  const at::Tensor now = s.leaf.defined() ? s.leaf.detach()
+                         : s.scale.defined()
+                             ? dequantise_rows(s.frozen, s.scale)
+                             : s.frozen;
   merged.emplace_back(slot, now.to(at::kFloat, /*non_blocking=*/false,
                                    /*copy=*/true));
   return merged.back().second;

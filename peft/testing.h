@@ -98,13 +98,13 @@ inline Delta declare(Method& method, const Backbone& backbone,
 
 // A tiny backbone of the golden data, with head and batch.
 struct Tiny {
-  explicit Tiny(const std::string& name, bool bf16 = false)
+  explicit Tiny(const std::string& name, std::string_view dtype = "fp32")
       : golden(golden_path(name) + "/golden.safetensors"),
         backbone(load_backbone(golden_path(name))) {
-    if (bf16) {
+    if (dtype != "fp32") {
       const ModelConfig config = backbone->config();
       backbone = make_backbone(
-          config, *bf16_matrices(open_weights(golden_path(name), config)));
+          config, *matrices_in(dtype, open_weights(golden_path(name), config)));
     }
     if (backbone->config().architecture == "bert") {
       const auto source = open_hf_folder(golden_path(name), "bert");

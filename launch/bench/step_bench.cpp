@@ -129,7 +129,7 @@ StepBenchResult bench_step(OpenRun& open, Communicator& comm,
   }
   const std::int64_t rows =
       std::clamp<std::int64_t>(result.estimate.tokens, 64, 2048);
-  Timing timing(options.warmup, rows, open.config.model.bf16);
+  Timing timing(options.warmup, rows, open.config.model.dtype != "fp32");
   train(open, comm, timing, options, result);
   result.median = medians(timing.records());
   for (const StepRecord& r : timing.records()) {

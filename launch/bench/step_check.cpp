@@ -62,7 +62,7 @@ StepCheck compare(std::string name, const Answer& ours, const Answer& other,
 std::vector<StepCheck> check_step(OpenRun& run, Delta& delta,
                                   std::span<const Sample> batch) {
   attach_delta(*run.backbone, run.methods, delta);
-  const double tolerance = run.config.model.bf16 ? kBf16 : kFp32;
+  const double tolerance = run.config.model.dtype != "fp32" ? kBf16 : kFp32;
   const Answer ours = answer(run, delta, batch, batch.size());
   const Answer single = answer(run, delta, batch, 1);
   Answer plain;

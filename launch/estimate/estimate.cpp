@@ -136,17 +136,6 @@ class Estimating {
   Probe probe_;
 };
 
-// Pages of masked weights turn private when values are written into them.
-std::int64_t masked_bytes(const Parameters& parameters, const Delta& delta) {
-  std::int64_t bytes = 0;
-  for (const DeltaEntry& e : delta.entries()) {
-    if (e.kind != EntryKind::kMasked || e.count == 0) continue;
-    bytes += static_cast<std::int64_t>(
-        parameters.slot(parameters.require(e.target)).frozen.nbytes());
-  }
-  return bytes;
-}
-
 std::vector<Sample> made_up_batch(const RunConfig& config,
                                   const ModelConfig& model) {
   const bool text = config.task_kind == "text_to_text" ||
@@ -212,17 +201,20 @@ StepEstimate estimate_step(const OpenRun& run, const Delta& delta,
 
   StepEstimate out;
   MemoryEstimate& m = out.memory;
-  const std::int64_t masked = masked_bytes(run.backbone->parameters(), delta);
-  m.weights_shared = std::max<std::int64_t>(0, run.model.shared_bytes - masked);
-  m.weights_private =
-      run.model.private_bytes + std::min(masked, run.model.shared_bytes);
+  const MaskedBytes masked = masked_bytes(run.backbone->parameters(), delta);
+  m.weights_shared =
+      std::max<std::int64_t>(0, run.model.shared_bytes - masked.before);
+  m.weights_private = run.model.private_bytes +
+                      std::min(masked.before, run.model.shared_bytes) +
+                      masked.more();
   m.states =
       std::llround(probe.state_bytes * static_cast<double>(delta.size()) /
                    std::max(1.0, probe.numbers));
   m.activations = std::llround(kept);
   m.transient = std::llround(peak - kept);
   m.base = kProcessBase;
-  m.tensors = run.model.private_bytes + m.states + m.activations + m.transient;
+  m.tensors = run.model.private_bytes + masked.more() + m.states +
+              m.activations + m.transient;
   m.process = m.base + run.model.shared_bytes + m.tensors;
   out.flops =
       count_flops(*run.backbone, delta, probe, estimating.probed(), batch);

@@ -25,21 +25,34 @@ class BlankSource : public TensorSource {
   at::Tensor get(const std::vector<std::string>& names,
                  const std::vector<std::int64_t>& shape, const Init&,
                  bool required) override {
-    int slot = -1;
-    for (const std::string& name : names) {
-      if (slot < 0) slot = like_.find(name);
-    }
+    const int slot = find(names);
     if (slot < 0 && !required) return {};
     return at::zeros(
         shape,
         at::TensorOptions().dtype(
             slot < 0 ? at::kFloat : like_.slot(slot).frozen.scalar_type()));
   }
+  Matrix matrix(const std::vector<std::string>& names,
+                const std::vector<std::int64_t>& shape,
+                const Init& init) override {
+    Matrix m{get(names, shape, init, true), {}};
+    if (m.tensor.scalar_type() != at::kChar) return m;
+    m.scale = at::zeros({shape.front()}, at::kFloat);
+    m.exact = [shape] { return at::zeros(shape, at::kBFloat16); };
+    return m;
+  }
   bool contains(std::string_view name) const override {
     return like_.find(name) >= 0;
   }
 
  private:
+  int find(const std::vector<std::string>& names) const {
+    for (const std::string& name : names) {
+      if (const int slot = like_.find(name); slot >= 0) return slot;
+    }
+    return -1;
+  }
+
   const Parameters& like_;
 };
 
@@ -102,6 +115,8 @@ class Trial {
     delta_ = declare_delta(
         *backbone_, methods_,
         {.seed = config.train.seed, .step = 0, .scoring = nullptr});
+    weights_ += static_cast<double>(
+        masked_bytes(backbone_->parameters(), delta_).more());
     attach_delta(*backbone_, methods_, delta_);
     optimizer_.emplace(config.train, delta_);
     start_ = static_cast<double>(live_tensor_bytes());

@@ -309,8 +309,9 @@ class FishMask : public Method {
     e.index = index;
     e.target = s.name;
     e.group = decay_group(builder, e.shape.size());
-    builder.add(std::move(e), s.frozen.view({-1})
-                                  .index_select(0, beside(index, s.frozen))
+    const at::Tensor initial = backbone.parameters().initial(slot);
+    builder.add(std::move(e), initial.view({-1})
+                                  .index_select(0, beside(index, initial))
                                   .to(at::kFloat));
   }
 

@@ -1,7 +1,9 @@
-"""Golden data of LoRA on a backbone with bf16 matrices: HF peft on the tiny
-models, where every frozen matrix is rounded to bf16, every frozen linear layer
-multiplies numbers rounded to bf16 with sums and results in fp32, and everything
-else is fp32."""
+"""Golden data of LoRA on a backbone with bf16 or int8 matrices: HF peft on the
+tiny models, where every frozen matrix is rounded to bf16, every frozen linear
+layer multiplies numbers rounded to bf16 with sums and results in fp32, and
+everything else is fp32. int8: a linear layer's matrix is whole numbers of at
+most 127 times one scale per output channel, the output matrix excepted; the
+scales are applied outside the product, forward and backward."""
 
 import peft
 import torch
@@ -63,15 +65,28 @@ def in_bf16(layer):
     return forward
 
 
-def make(name, model_name, config, **lora):
+def in_int8(layer):
+    weight = layer.weight.detach().clone()
+    scale = weight.abs().amax(1) / 127
+    whole = (weight / scale[:, None]).round()
+
+    def forward(x):
+        y = Product.apply(x, whole) * scale
+        return y if layer.bias is None else y + layer.bias
+
+    return forward
+
+
+def make(name, model_name, config, dtype, **lora):
     model, batch = load(model_name)
+    for key, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and key != "classifier":
+            narrow = dtype == "int8" and key != "lm_head"
+            module.forward = (in_int8 if narrow else in_bf16)(module)
     with torch.no_grad():
         for key, p in model.named_parameters():
             if p.dim() == 2 and not key.startswith("classifier"):
                 p.copy_(p.bfloat16())
-    for key, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and key != "classifier":
-            module.forward = in_bf16(module)
     adapted = peft.get_peft_model(
         model, peft.LoraConfig(lora_dropout=0.0, **lora)
     ).eval()
@@ -86,23 +101,26 @@ def make(name, model_name, config, **lora):
     logits = run(adapted, batch)
     moved = spread(adapted, batch, logits, trained)
     print(f"{name}: rounding moves it by up to {max(moved.values()):.2g}")
-    write(name, model_name, "lora", config, logits, trained, dtype="bf16",
+    write(name, model_name, "lora", config, logits, trained, dtype=dtype,
           spread=moved)
 
 
-make(
-    "lora_bert_bf16",
-    "bert_classify",
-    {"r": 3, "alpha": 5, "train_head": False},
-    r=3,
-    lora_alpha=5,
-    task_type="SEQ_CLS",
-)
-make(
-    "lora_t5_bf16",
-    "t5_tied",
-    {"r": 5, "alpha": 7},
-    r=5,
-    lora_alpha=7,
-    task_type="SEQ_2_SEQ_LM",
-)
+for dtype in ("bf16", "int8"):
+    make(
+        f"lora_bert_{dtype}",
+        "bert_classify",
+        {"r": 3, "alpha": 5, "train_head": False},
+        dtype,
+        r=3,
+        lora_alpha=5,
+        task_type="SEQ_CLS",
+    )
+    make(
+        f"lora_t5_{dtype}",
+        "t5_tied",
+        {"r": 5, "alpha": 7},
+        dtype,
+        r=5,
+        lora_alpha=7,
+        task_type="SEQ_2_SEQ_LM",
+    )
