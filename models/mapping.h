@@ -24,4 +24,9 @@ class Mapping {
   std::size_t size_ = 0;
 };
 
+// Lets go of the pages of a mapping that lie wholly in [data, data + bytes) and
+// that nobody wrote: they are read from the file again when they are touched.
+// For what was converted and is not looked at any more.
+void forget_pages(const void* data, std::size_t bytes) noexcept;
+
 }  // namespace thinwire

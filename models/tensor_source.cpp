@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <sstream>
+#include <type_traits>
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/empty.h>
@@ -19,6 +20,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/random.h"
+#include "models/mapping.h"
 #include "models/safetensors.h"
 #include "ops/quantise.h"
 
@@ -217,15 +219,23 @@ class RandomSource : public TensorSource {
   std::uint64_t seed_;
 };
 
-// As the file has it, or made up.
-at::Tensor unconverted(TensorSource& source,
-                       const std::vector<std::string>& names,
-                       const std::vector<std::int64_t>& shape, const Init& init,
-                       bool required) {
+// convert() of the tensor as the file has it, or as it is made up.
+template <class Convert>
+auto converted(TensorSource& source, const std::vector<std::string>& names,
+               const std::vector<std::int64_t>& shape, const Init& init,
+               bool required, const Convert& convert) {
   const bool there = std::ranges::any_of(
       names, [&](const std::string& n) { return source.contains(n); });
   const at::Tensor stored = there ? source.stored(names, shape) : at::Tensor();
-  return stored.defined() ? stored : source.get(names, shape, init, required);
+  if (!stored.defined()) {
+    return convert(source.get(names, shape, init, required));
+  }
+  auto out = convert(stored);
+  if constexpr (std::is_same_v<decltype(out), at::Tensor>) {
+    if (out.is_alias_of(stored)) return out;  // there was nothing to convert
+  }
+  forget_pages(stored.const_data_ptr(), stored.nbytes());
+  return out;
 }
 
 class Bf16Matrices : public TensorSource {
@@ -240,9 +250,10 @@ class Bf16Matrices : public TensorSource {
   at::Tensor get(const std::vector<std::string>& names,
                  const std::vector<std::int64_t>& shape, const Init& init,
                  bool required) override {
-    const at::Tensor as_is =
-        unconverted(*source_, names, shape, init, required);
-    return as_is.defined() ? as_is.to(dtype(shape)) : as_is;
+    return converted(*source_, names, shape, init, required,
+                     [&](const at::Tensor& as_is) {
+                       return as_is.defined() ? as_is.to(dtype(shape)) : as_is;
+                     });
   }
 
   bool contains(std::string_view name) const override {
@@ -274,17 +285,19 @@ class Int8Matrices : public Bf16Matrices {
   Matrix matrix(const std::vector<std::string>& names,
                 const std::vector<std::int64_t>& shape,
                 const Init& init) override {
-    const at::Tensor as_is =
-        unconverted(*source(), names, shape, init, /*required=*/true);
-    try {
-      auto [q, scale] = quantise_rows(as_is);
-      return {std::move(q), std::move(scale),
-              [source = source(), names, shape, init] {
-                return Bf16Matrices(source).get(names, shape, init, true);
-              }};
-    } catch (const UsageError& error) {
-      fail<UsageError>("tensor '{}': {}", names.front(), error.what());
-    }
+    auto [q, scale] = converted(
+        *source(), names, shape, init, /*required=*/true,
+        [&](const at::Tensor& as_is) {
+          try {
+            return quantise_rows(as_is);
+          } catch (const UsageError& error) {
+            fail<UsageError>("tensor '{}': {}", names.front(), error.what());
+          }
+        });
+    return {std::move(q), std::move(scale),
+            [source = source(), names, shape, init] {
+              return Bf16Matrices(source).get(names, shape, init, true);
+            }};
   }
 };
 
