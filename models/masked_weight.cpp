@@ -71,11 +71,10 @@ at::Tensor MaskedWeight::scaled(const at::Tensor& y,
                          });
 }
 
-WatchedWeight::Sampled MaskedWeight::sampled() const {
-  return {values_, [plan = plan_](at::Tensor& grad, const at::Tensor& dy,
-                                  const at::Tensor& x) {
-            masked_gradient(grad, *plan, x.contiguous(), dy.contiguous(),
-                            {.accumulate = true});
+WatchedWeight::Sampled MaskedWeight::sampled(at::ScalarType, const Layout&) {
+  return {values_, [plan = plan_](at::Tensor& grad, const LossRows& block) {
+            masked_gradient(grad, *plan, block.x.contiguous(),
+                            block.dy.contiguous(), {.accumulate = true});
           }};
 }
 

@@ -24,7 +24,7 @@ class MaskedWeight : public WatchedWeight {
   at::Tensor added(const at::Tensor& y, const Layout& layout) override;
   at::Tensor scaled(const at::Tensor& y, std::function<at::Tensor()> normal,
                     const Layout& layout) override;
-  Sampled sampled() const override;
+  Sampled sampled(at::ScalarType type, const Layout& layout) override;
 
   // The positions, where the weight is.
   const at::Tensor& index() const { return plan_->index; }

@@ -5,6 +5,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -69,6 +70,26 @@ at::Tensor ScoredWeight::scaled(const at::Tensor& y,
                    offsets = layout.offsets](const at::Tensor& dy) {
     return sequence_sums(normal().mul(dy), offsets);
   });
+}
+
+WatchedWeight::Sampled ScoredWeight::sampled(at::ScalarType type,
+                                             const Layout& layout) {
+  if (!at::GradMode::is_enabled()) return {};
+  // Blocks are parts of one gradient, so finish() squares their sum.
+  uses_ += 2;
+  const auto add = [self = shared_from_this(), type, all = layout.offsets](
+                       at::Tensor&, const LossRows& block) {
+    std::vector<std::int64_t> offsets;
+    for (const std::int64_t begin : all) {
+      offsets.push_back(std::ranges::lower_bound(block.rows, begin) -
+                        block.rows.begin());
+    }
+    self->use({.x = block.x.to(type).to(at::kFloat),
+               .rows = {},
+               .dy = block.dy,
+               .offsets = std::move(offsets)});
+  };
+  return {pass_->leaf, add, /*late=*/true};
 }
 
 at::Tensor ScoredWeight::other(

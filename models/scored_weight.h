@@ -36,6 +36,7 @@ class ScoredWeight : public WatchedWeight,
   at::Tensor added(const at::Tensor& y, const Layout& layout) override;
   at::Tensor scaled(const at::Tensor& y, std::function<at::Tensor()> normal,
                     const Layout& layout) override;
+  Sampled sampled(at::ScalarType type, const Layout& layout) override;
   // Any other use: gradient(dy) is the weight's own [B, …], of each sequence.
   at::Tensor other(const at::Tensor& y,
                    std::function<at::Tensor(const at::Tensor& dy)> gradient);

@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "ops/layout.h"
+#include "ops/linear_cross_entropy.h"
 
 namespace thinwire {
 
@@ -31,16 +32,16 @@ class WatchedWeight {
                             std::function<at::Tensor()> normal,
                             const Layout& layout) = 0;
 
-  // What a loss computed through x W^T in blocks of rows needs to leave the
-  // gradient of these values; undefined: it must go through product().
+  // What a loss computed through x W^T in blocks of rows needs instead of
+  // product(), to leave the gradient of these values; undefined: nothing to be
+  // left.
   struct Sampled {
     at::Tensor values;  // leaf, fp32 [k]
-    // grad [k] += what dy [n, out], x [n, in] contribute.
-    std::function<void(at::Tensor& grad, const at::Tensor& dy,
-                       const at::Tensor& x)>
-        add;
+    // grad [k] += what the block contributes; `late`: asked for in backward.
+    std::function<void(at::Tensor& grad, const LossRows& block)> add;
+    bool late = false;
   };
-  virtual Sampled sampled() const { return {}; }
+  virtual Sampled sampled(at::ScalarType type, const Layout& layout) = 0;
 };
 
 }  // namespace thinwire

@@ -78,6 +78,7 @@ void for_blocks(std::size_t n, const Run& run) {
 
 struct Gradients {
   at::Tensor hidden, weight, values;
+  std::vector<LossRows> late;
 };
 
 struct Inputs {
@@ -104,8 +105,14 @@ double run_blocks(const Inputs& in, const Kept& kept, Gradients& grads) {
       add_weight_grad(grads.weight, block.logit_grad, x, begin > 0);
     }
     if (in.values_train) {
-      in.options.sampled(grads.values, block.logit_grad.narrow(1, 0, count).t(),
-                         x);
+      LossRows own{.rows = {rows, rows + count},
+                   .x = x,
+                   .dy = block.logit_grad.narrow(1, 0, count).t()};
+      if (in.options.late) {
+        grads.late.push_back(std::move(own));
+      } else {
+        in.options.sampled(grads.values, own);
+      }
     }
   });
   return sum;
@@ -172,8 +179,10 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
   return with_backward(
       at::scalar_tensor(sum, x.options().requires_grad(false)),
       {hidden, weight, options.values},
-      [grads = std::move(grads), type = w.scalar_type()](
-          const at::Tensor& grad, const std::vector<bool>& needed) mutable {
+      [grads = std::move(grads), type = w.scalar_type(),
+       sampled = options.sampled](const at::Tensor& grad,
+                                  const std::vector<bool>& needed) mutable {
+        const at::NoGradGuard no_grad;
         const float factor = grad.item<float>();
         std::vector<at::Tensor> out{std::move(grads.hidden),
                                     std::move(grads.weight),
@@ -181,6 +190,10 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
         for (std::size_t i = 0; i < out.size(); ++i) {
           if (!needed[i]) out[i].reset();
           if (out[i].defined() && factor != 1.0f) out[i].mul_(factor);
+        }
+        for (LossRows& block : std::exchange(grads.late, {})) {
+          if (factor != 1.0f) block.dy.mul_(factor);
+          if (needed[2]) sampled(out[2], block);
         }
         if (out[1].defined()) out[1] = out[1].to(type);
         return out;

@@ -5,20 +5,28 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace thinwire {
 
+// Some rows of hidden, ascending, as they meet the output matrix.
+struct LossRows {
+  std::vector<std::int64_t> rows;  // [n']
+  at::Tensor x;                    // fp32 [n', d]: scale hidden
+  at::Tensor dy;  // fp32 [n', V], columns contiguous (strides 1, lanes)
+};
+
 struct LinearCrossEntropyOptions {
   double scale = 1;  // of hidden; T5 1.0: d^-0.5
-  // Where only entries of W train: their values, a leaf fp32 [k]. `sampled`
-  // adds to grad [k] what dy^T x is at them; dy fp32 [n', V] with columns
-  // contiguous (strides 1, lanes), x fp32 [n', d]. Called once per block of
-  // rows, in order, with no graph recorded.
+  // Where only entries of W train, or something is made of W's gradient: the
+  // values, a leaf fp32 [k]. `sampled` adds to grad [k] what dy^T x is at them;
+  // called once per block of rows, in order, with no graph recorded: with the
+  // loss, or (`late`) in backward, until which dy is kept.
   at::Tensor values = {};
-  std::function<void(at::Tensor& grad, const at::Tensor& dy,
-                     const at::Tensor& x)>
-      sampled = {};
+  std::function<void(at::Tensor& grad, const LossRows& block)> sampled = {};
+  bool late = false;
 };
 
 // hidden fp32 [n, d], rounded to the type of weight [V, d], fp32 or bf16;

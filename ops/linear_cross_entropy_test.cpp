@@ -93,7 +93,8 @@ TEST(LinearCrossEntropy, FrozenHiddenStatesLeaveTheMatrixAlone) {
   EXPECT_LT(largest_difference(w.grad(), w2.grad()), 2e-5);
 }
 
-TEST(LinearCrossEntropy, SampledEntriesGetTheirPartOfTheGradient) {
+// Column 3 of the matrix trains, its gradient made with the loss or later.
+void expect_sampled(bool late) {
   at::Tensor h = leaf("h", {200, 16}), h2 = copy_leaf(h);
   const at::Tensor w = normal("w", {700, 16});
   at::Tensor w2 = copy_leaf(w);
@@ -101,17 +102,31 @@ TEST(LinearCrossEntropy, SampledEntriesGetTheirPartOfTheGradient) {
   at::Tensor values = normal("v", {700}).requires_grad_(true);
   LinearCrossEntropyOptions options{.scale = 0.5, .values = values};
   int calls = 0;  // the entries: column 3
-  options.sampled = [&](at::Tensor& grad, const at::Tensor& dy,
-                        const at::Tensor& x) {
+  std::vector<std::int64_t> rows;
+  options.late = late;
+  options.sampled = [&](at::Tensor& grad, const LossRows& block) {
     EXPECT_FALSE(at::GradMode::is_enabled());
-    grad.add_(dy.t().matmul(x.select(1, 3)));
+    grad.add_(block.dy.t().matmul(block.x.select(1, 3)));
+    rows.insert(rows.end(), block.rows.begin(), block.rows.end());
     ++calls;
   };
-  linear_cross_entropy(h, w, labels, options).mul(3).backward();
+  const at::Tensor loss = linear_cross_entropy(h, w, labels, options);
+  EXPECT_EQ(calls, late ? 0 : 2);
+  loss.mul(3).backward();
   twin(h2, w2, labels, 0.5).mul(3).backward();
   EXPECT_EQ(calls, 2);
   EXPECT_LT(largest_difference(values.grad(), w2.grad().select(1, 3)), 5e-5);
   EXPECT_LT(largest_difference(h.grad(), h2.grad()), 5e-5);
+  std::vector<std::int64_t> labelled;
+  for (std::int64_t i = 0; i < 200; ++i) {
+    if (labels[i].item<std::int64_t>() != -100) labelled.push_back(i);
+  }
+  EXPECT_EQ(rows, labelled);
+}
+
+TEST(LinearCrossEntropy, SampledEntriesGetTheirPartOfTheGradient) {
+  expect_sampled(/*late=*/false);
+  expect_sampled(/*late=*/true);
 }
 
 TEST(LinearCrossEntropy, Bf16MatrixRoundsOnlyTheFactors) {

@@ -10,6 +10,7 @@
 
 #include "base/clones.h"
 #include "ops/transpose.h"
+#include "ops/turned_product.h"
 #include "ops/widen_int8.h"
 
 namespace thinwire {
@@ -176,6 +177,7 @@ void multiply_thin(const Product& p, std::int64_t column, std::int64_t columns,
 }  // namespace
 
 void tiled_product(const Product& p, at::ScalarType type) {
+  if (better_turned(p)) return turned_product(p, type);
   const bool bf16 = type == at::kBFloat16;
   const std::int64_t column_tiles = (p.n + kColumns - 1) / kColumns;
   // Narrow results: several threads share a tile's columns, each packs its own.

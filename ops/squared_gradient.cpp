@@ -43,7 +43,7 @@ struct LookedUp {
 
 struct Products {
   const float *x, *dy;
-  std::int64_t row_x, row_dy;
+  std::int64_t row_x, row_dy, column_dy;  // column_dy 1, else row_dy 1
   std::span<const std::int64_t> offsets;
 };
 
@@ -85,7 +85,7 @@ constexpr Clones<&add_outer_body> add_outer;
 void multiply(float* out, std::int64_t row_out, const float* a,
               std::int64_t row_a, std::int64_t m, const float* b,
               std::int64_t row_b, std::int64_t n, std::int64_t k, bool add) {
-  if (has_micro_kernel(at::kFloat)) {
+  if (has_micro_kernel(at::kFloat) && k > 0) {
     at::native::cpublas::brgemm(m, n, k, row_a, row_b, row_out, add, a, b, out);
     return;
   }
@@ -105,7 +105,7 @@ class Pass {
       THINWIRE_ASSERT(use.offsets.size() == weights.size() + 1 &&
                           use.dy.size(0) == use.offsets.back() &&
                           use.dy.scalar_type() == at::kFloat &&
-                          use.dy.stride(1) == 1,
+                          (use.dy.stride(1) == 1 || !use.rows.defined()),
                       "{} weights, {} offsets, {} rows", weights.size(),
                       use.offsets.size(), use.dy.size(0));
       use.rows.defined() ? add_look_up(use) : add_product(use);
@@ -137,12 +137,13 @@ class Pass {
     THINWIRE_ASSERT(
         use.x.dim() == 2 && use.x.size(0) == use.dy.size(0) &&
             use.x.size(1) == n_ && use.dy.size(1) == m_ &&
-            use.x.scalar_type() == at::kFloat && use.x.stride(1) == 1,
+            use.x.scalar_type() == at::kFloat && use.x.stride(1) == 1 &&
+            (use.dy.stride(1) == 1 || use.dy.stride(0) == 1),
         "x [{}, {}], dy [{}, {}] for a weight [{}, {}]", use.x.size(0),
         use.x.size(1), use.dy.size(0), use.dy.size(1), m_, n_);
     products_.push_back({use.x.const_data_ptr<float>(),
                          use.dy.const_data_ptr<float>(), use.x.stride(0),
-                         use.dy.stride(0), use.offsets});
+                         use.dy.stride(0), use.dy.stride(1), use.offsets});
     depth_ += use.dy.size(0);
   }
 
@@ -185,8 +186,14 @@ class Pass {
     for (std::size_t b = 0; b < weights_.size(); ++b) {
       for (const Products& p : products_) {
         const std::int64_t length = p.offsets[b + 1] - p.offsets[b];
-        transpose(length, rows, p.dy + p.offsets[b] * p.row_dy + row, p.row_dy,
-                  to, length);
+        const float* from = p.dy + p.offsets[b] * p.row_dy + row * p.column_dy;
+        if (p.column_dy == 1) {
+          transpose(length, rows, from, p.row_dy, to, length);
+        } else {
+          for (std::int64_t r = 0; r < rows; ++r) {
+            std::copy_n(from + r * p.column_dy, length, to + r * length);
+          }
+        }
         to += rows * length;
       }
     }

@@ -17,7 +17,7 @@ namespace thinwire {
 // end: of sequence b rows offsets[b] … offsets[b + 1].
 //   product:  y = x W^T, x [T, n], dy [T, m]; the gradient is dy^T x
 //   look-up:  y[t] = W[rows[t]], dy [T, n]; rows int64 [T], negative: nothing
-// fp32; rows of x and dy are contiguous.
+// fp32; rows of x and dy are contiguous, or a product's columns of dy.
 struct WeightUse {
   at::Tensor x;     // product
   at::Tensor rows;  // look-up

@@ -85,6 +85,9 @@ TEST(SquaredGradient, OfProductsAgreesWithDenseGradients) {
     SCOPED_TRACE(fmt::format("{} x {}", m, n));
     expect_agrees(m, n, {product("p", m, n, {5, 1, 17, 40})}, {1, 0.25f, 0, 3});
     expect_agrees(m, n, {product("one", m, n, {1, 1, 1})}, {1, 2, 0.5f});
+    WeightUse columns = product("c", m, n, {5, 0, 17});  // dy by columns
+    columns.dy = columns.dy.t().contiguous().t();
+    expect_agrees(m, n, {columns, product("p", m, n, {2, 3, 4})}, {1, 2, 3});
   }
 }
 
