@@ -13,8 +13,9 @@
 namespace thinwire {
 namespace {
 
-// Below, packing costs more than the faster product saves.
-constexpr std::int64_t kFewRows = 16;
+// With fewer rows LibTorch's product is as fast or faster: where b lies as the
+// micro-kernel wants it, and where something must be transposed for it.
+constexpr std::int64_t kFewRows = 2, kFewRowsTransposed = 12;
 
 void check(const at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
            std::int64_t inner) {
@@ -30,7 +31,8 @@ void check(const at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
 
 // What tiles of w are multiplied in: pairs of bf16 where w fits them; int8 fits
 // both. Undefined: not by tiles.
-at::ScalarType tile_type(const at::Tensor& a, const at::Tensor& w) {
+at::ScalarType tile_type(const at::Tensor& a, const at::Tensor& w,
+                         bool transposed) {
   constexpr auto kNone = at::ScalarType::Undefined;
   if (!a.is_cpu() || a.numel() == 0 || w.numel() == 0) return kNone;
   const at::ScalarType type = w.scalar_type();
@@ -38,7 +40,8 @@ at::ScalarType tile_type(const at::Tensor& a, const at::Tensor& w) {
   if (type != at::kFloat && pairs && has_micro_kernel(at::kBFloat16)) {
     return at::kBFloat16;
   }
-  if (type == at::kBFloat16 || a.size(0) < kFewRows) return kNone;
+  const std::int64_t few = transposed ? kFewRowsTransposed : kFewRows;
+  if (type == at::kBFloat16 || a.size(0) < few) return kNone;
   return has_micro_kernel(at::kFloat) ? at::kFloat : kNone;
 }
 
@@ -113,7 +116,7 @@ void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                     const at::Tensor& scale) {
   check(out, a, w, w.size(1));
   if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(1));
-  const at::ScalarType type = tile_type(a, w);
+  const at::ScalarType type = tile_type(a, w, /*transposed=*/true);
   if (type != at::ScalarType::Undefined) {
     by_tiles(out, a, w, bias, thin, true, type, scale);
   } else {
@@ -126,7 +129,7 @@ void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                     const Thin& thin) {
   check(out, a, w, w.size(0));
   if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(0));
-  const at::ScalarType type = tile_type(a, w);
+  const at::ScalarType type = tile_type(a, w, /*transposed=*/false);
   if (type != at::ScalarType::Undefined) {
     by_tiles(out, a, w, {}, thin, false, type);
   } else {
