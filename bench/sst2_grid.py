@@ -54,13 +54,13 @@ def prepare(args, model):
                  "--output", out], check=True)
 
 
-def run(args, model, method, lr, steps, seed, comm="{}"):
+def run(args, model, method, lr, steps, seed, comm="{}", dtype="fp32"):
     folder = os.path.join(args.work, "run")
     shutil.rmtree(folder, ignore_errors=True)
     path = os.path.join(args.work, "run.yaml")
     with open(path, "w") as f:
         f.write(f"""
-model: {{path: {model}}}
+model: {{path: {model}, dtype: {dtype}}}
 task: {{kind: classify, labels: 2, head_seed: {seed}}}
 data: {{train: {args.work}/train, eval: {args.work}/eval, batch_size: 16, seed: {seed}}}
 peft: {METHODS[method][0]}

@@ -239,7 +239,7 @@ TEST_F(HostStoreTest, Int8MatricesComeBackWithTheirScales) {
     EXPECT_EQ(a.digest(i), digests[static_cast<std::size_t>(i)]);
     EXPECT_EQ(hash_stored(*store, plan_, static_cast<std::size_t>(i)),
               a.digest(i));
-    bytes += a.stored_bytes(i);
+    bytes += a.loaded_bytes(i);
     if (!mine.scale.defined()) continue;
     ++narrow;
     EXPECT_TRUE(mine.scale.equal(other.scale)) << mine.name;

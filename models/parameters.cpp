@@ -26,6 +26,8 @@ int Parameters::add_matrix(std::string name, Matrix matrix) {
                   fmt::join(matrix.tensor.sizes(), ", "));
   const int number = append(std::move(name), std::move(matrix.tensor), false);
   slots_.back().scale = std::move(matrix.scale);
+  slots_.back().loaded_bytes +=
+      static_cast<std::int64_t>(slots_.back().scale.nbytes());
   slots_.back().exact = std::move(matrix.exact);
   return number;
 }
@@ -45,6 +47,7 @@ int Parameters::append(std::string name, at::Tensor frozen, bool head) {
   Slot slot;
   slot.name = name;
   slot.frozen = std::move(frozen);
+  slot.loaded_bytes = static_cast<std::int64_t>(slot.frozen.nbytes());
   slot.head = head;
   slots_.push_back(std::move(slot));
   numbers_.emplace(std::move(name), size() - 1);
@@ -164,11 +167,8 @@ at::Tensor Parameters::writable(int number) {
   return s.frozen;
 }
 
-std::int64_t Parameters::stored_bytes(int number) const {
-  const Slot& s = slot(number);
-  const auto bytes = static_cast<std::int64_t>(s.frozen.nbytes());
-  return s.scale.defined() ? bytes + static_cast<std::int64_t>(s.scale.nbytes())
-                           : bytes;
+std::int64_t Parameters::loaded_bytes(int number) const {
+  return slot(number).loaded_bytes;
 }
 
 std::int64_t Parameters::writable_bytes(int number) const {

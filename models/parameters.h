@@ -48,6 +48,7 @@ class Parameters {
     at::Tensor frozen;
     at::Tensor scale;                   // of int8: fp32 [out]
     std::function<at::Tensor()> exact;  // of int8: the file's values, bf16
+    std::int64_t loaded_bytes = 0;      // as it came, with its scales
     bool head = false;                  // belongs to a task head
     // At most one of the following; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
@@ -96,8 +97,9 @@ class Parameters {
   // The slot's frozen tensor, for single numbers to be written into: initial()
   // takes the place of int8.
   at::Tensor writable(int slot);
-  // Bytes of the frozen tensor, int8 with its scales: now, and then.
-  std::int64_t stored_bytes(int slot) const;
+  // Bytes of the frozen tensor: as it was added, int8 with its scales; once it
+  // is writable.
+  std::int64_t loaded_bytes(int slot) const;
   std::int64_t writable_bytes(int slot) const;
   // The same for what trained whole: an fp32 copy takes its place.
   at::Tensor widen(int slot);

@@ -271,7 +271,7 @@ MaskedBytes masked_bytes(const Parameters& parameters, const Delta& delta) {
   for (const DeltaEntry& e : delta.entries()) {
     if (e.kind != EntryKind::kMasked || e.count == 0) continue;
     const int slot = parameters.require(e.target);
-    bytes.before += parameters.stored_bytes(slot);
+    bytes.before += parameters.loaded_bytes(slot);
     bytes.after += parameters.writable_bytes(slot);
   }
   return bytes;

@@ -193,7 +193,7 @@ class DeltaBuilder {
 
 // Bytes of the weights that masked entries are written into: pages that turn
 // from shared ones into this rank's own, most of them, since masks are
-// scattered. Before the delta is bound.
+// scattered. The same before the delta is bound and after.
 struct MaskedBytes {
   std::int64_t before = 0, after = 0;  // int8 becomes bf16
   std::int64_t more() const { return after - before; }

@@ -29,7 +29,10 @@ TEST(Int8, AMaskedMatrixIsBf16AndBeginsAsTheFileHasIt) {
       make_method("fish_mask", {{"density", 0.002}, {"samples", 4}});
   Delta delta =
       testing::declare(*method, *tiny.backbone, {.scoring = &scoring});
+  const MaskedBytes bytes = masked_bytes(p, delta);
   tiny.adopt(*method, delta);
+  EXPECT_GT(bytes.more(), 0);
+  EXPECT_EQ(masked_bytes(p, delta).more(), bytes.more());
   tiny.loss().backward();
   std::vector<bool> masked(before.size(), false);
   for (std::size_t e = 0; e < delta.entries().size(); ++e) {
