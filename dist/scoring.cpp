@@ -129,19 +129,17 @@ class RunScoring : public Scoring {
   }
 
   // Numbers that backward needs of a sample, roughly: per row and layer the
-  // ends of both or three sublayers, what attention and the feed-forward keep,
-  // a row of attention weights; logits and their gradient.
+  // ends of both or three sublayers, what attention (one number a head beside
+  // its inputs) and the feed-forward keep; the logits' gradient.
   std::int64_t kept_numbers(const Sample& sample) const {
     const ModelConfig& c = backbone_.config();
     const auto rows = std::ssize(sample.input), out = std::ssize(sample.target);
-    const std::int64_t kept = 7 * c.d_model + c.d_ff;
+    const std::int64_t kept = 7 * c.d_model + c.d_ff + c.heads;
     const std::int64_t cross = c.decoder_layers * 2 * c.d_model * rows;
-    return rows * c.layers * (kept + c.heads * rows) +
-           (c.decoder_layers == 0
-                ? 0
-                : cross + out * (2 * c.vocab_size +
-                                 c.decoder_layers * (kept + 4 * c.d_model +
-                                                     c.heads * (rows + out))));
+    if (c.decoder_layers == 0) return rows * c.layers * kept;
+    return rows * c.layers * kept + cross +
+           out * (c.vocab_size +
+                  c.decoder_layers * (kept + 4 * c.d_model + c.heads));
   }
 
   void run(std::span<const Sample> samples, Labels labels, const Visit& visit) {
