@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 
 #include "base/clones.h"
+#include "ops/aligned_buffer.h"
 #include "ops/transpose.h"
 #include "ops/turned_product.h"
 #include "ops/widen_int8.h"
@@ -21,15 +21,8 @@ namespace {
 constexpr std::int64_t kColumns = 64, kDepth = 1024, kRows = 64;
 
 float* scratch() {
-  constexpr std::size_t kAlignment = 64;
-  struct Free {
-    void operator()(float* p) const {
-      ::operator delete[](p, std::align_val_t(kAlignment));
-    }
-  };
-  static thread_local std::unique_ptr<float[], Free> tile(
-      static_cast<float*>(::operator new[](kColumns* kDepth * sizeof(float),
-                                           std::align_val_t(kAlignment))));
+  static thread_local const AlignedBuffer tile =
+      make_aligned_buffer(kColumns * kDepth);
   return tile.get();
 }
 

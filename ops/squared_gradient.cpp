@@ -6,12 +6,11 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <tuple>
 
 #include "base/clones.h"
 #include "base/error.h"
+#include "ops/aligned_buffer.h"
 #include "ops/micro_kernel.h"
 #include "ops/reference.h"
 #include "ops/transpose.h"
@@ -22,18 +21,6 @@ namespace {
 // A tile of the gradient and the same tile of the sum stay in the second-level
 // cache together with the tile's columns of dy.
 constexpr std::int64_t kRows = 64, kColumns = 256;
-
-struct Free {
-  void operator()(float* p) const {
-    ::operator delete[](p, std::align_val_t(64));
-  }
-};
-using Scratch = std::unique_ptr<float[], Free>;
-
-Scratch make_scratch(std::int64_t n) {
-  return Scratch(static_cast<float*>(::operator new[](
-      static_cast<std::size_t>(n) * sizeof(float), std::align_val_t(64))));
-}
 
 // Row t of a look-up's dy is part of the gradient's row `row`.
 struct LookedUp {
@@ -123,8 +110,8 @@ class Pass {
     if (!dense) return run_rows();
     const std::int64_t row_tiles = (m_ + kRows - 1) / kRows;
     at::parallel_for(0, row_tiles, 1, [&](std::int64_t i, std::int64_t end) {
-      const Scratch grads = make_scratch(kRows * kColumns);
-      const Scratch columns = make_scratch(kRows * depth_);
+      const AlignedBuffer grads = make_aligned_buffer(kRows * kColumns);
+      const AlignedBuffer columns = make_aligned_buffer(kRows * depth_);
       for (; i < end; ++i) {
         const std::int64_t row = i * kRows;
         run_tiles(row, std::min(kRows, m_ - row), grads.get(), columns.get());
@@ -166,7 +153,7 @@ class Pass {
 
   // Look-ups alone: the rows they touch, one by one.
   void run_rows() {
-    const Scratch sum = make_scratch(n_);
+    const AlignedBuffer sum = make_aligned_buffer(n_);
     for (std::size_t i = 0; i < looked_up_.size();) {
       const LookedUp& first = looked_up_[i];
       std::copy_n(first.dy, n_, sum.get());

@@ -5,10 +5,9 @@
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
-#include <cstring>
-#include <memory>
 #include <type_traits>
 
+#include "ops/aligned_buffer.h"
 #include "ops/transpose.h"
 
 namespace thinwire {
@@ -23,21 +22,9 @@ constexpr std::int64_t kLanes = 64, kLanesShallow = 128, kShallow = 1024;
 constexpr std::int64_t kBlock = 64;
 constexpr std::int64_t kVector = 16;  // lanes come in whole vectors
 
-struct Free {
-  void operator()(float* p) const {
-    ::operator delete[](p, std::align_val_t(64));
-  }
-};
-using Buffer = std::unique_ptr<float[], Free>;
-
-Buffer allocate(std::int64_t numbers) {
-  return Buffer(static_cast<float*>(
-      ::operator new[](static_cast<std::size_t>(numbers) * sizeof(float),
-                       std::align_val_t(64))));
-}
-
 float* block_scratch() {
-  static thread_local const Buffer block = allocate(kBlock * kLanesShallow);
+  static thread_local const AlignedBuffer block =
+      make_aligned_buffer(kBlock * kLanesShallow);
   return block.get();
 }
 
@@ -96,8 +83,8 @@ void multiply(const Product& p) {
   const std::int64_t depth = p.k / kUnit;
   const std::int64_t most = std::min(p.k > kShallow ? kLanes : kLanesShallow,
                                      (p.m + kVector - 1) / kVector * kVector);
-  const Buffer packed = allocate(depth * most);
-  const Buffer thin = allocate(p.thin.k * most);
+  const AlignedBuffer packed = make_aligned_buffer(depth * most);
+  const AlignedBuffer thin = make_aligned_buffer(p.thin.k * most);
   for (std::int64_t first = 0; first < p.m; first += most) {
     const std::int64_t count = std::min(most, p.m - first);
     const std::int64_t lanes = (count + kVector - 1) / kVector * kVector;
