@@ -9,10 +9,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
 #include "launch/alike.h"
@@ -73,9 +75,8 @@ double touch(const Backbone& backbone) {
 class OpenModelTest : public testing::Test {
  protected:
   OpenModelTest() : comm_(make_communicator("mpi")) {
-    std::string name =
-        (fs::temp_directory_path() / "thinwire-open-XXXXXX").string();
-    if (comm_->rank() == 0 && ::mkdtemp(name.data()) == nullptr) std::abort();
+    if (comm_->rank() == 0) own_.emplace();
+    const std::string name = own_ ? own_->path() : "";
     const auto all = comm_->broadcast_bytes(std::as_bytes(std::span(name)), 0);
     folder_ =
         std::string(reinterpret_cast<const char*>(all.data()), all.size());
@@ -83,9 +84,8 @@ class OpenModelTest : public testing::Test {
     choice_.cache = cache(0);
   }
   ~OpenModelTest() override {
-    comm_->barrier();
+    comm_->barrier();  // before rank 0 removes the folder
     ::unsetenv("THINWIRE_HOST");
-    if (comm_->rank() == 0) fs::remove_all(folder_);
   }
 
   std::string cache(int host) const {
@@ -136,6 +136,7 @@ class OpenModelTest : public testing::Test {
   }
 
   std::unique_ptr<Communicator> comm_;
+  std::optional<TempFolder> own_;  // rank 0's
   fs::path folder_;
   ModelChoice choice_;
 };

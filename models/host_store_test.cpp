@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/temp_folder.h"
 #include "models/backbone.h"
 #include "models/safetensors.h"
 #include "models/store_folder.h"
@@ -28,16 +29,11 @@ constexpr char kConfig[] = R"({"model_type": "t5",
 class HostStoreTest : public testing::Test {
  protected:
   HostStoreTest() {
-    std::string name =
-        (fs::temp_directory_path() / "thinwire-store-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) std::abort();
-    folder_ = name;
     fs::create_directories(folder_ / "cache");
     std::ofstream(folder_ / "config.json") << kConfig;
     config_ = read_model_config((folder_ / "config.json").string());
     write(at::kFloat);
   }
-  ~HostStoreTest() override { fs::remove_all(folder_); }
 
   // The model's file, its weights in this dtype on disk.
   void write(at::ScalarType dtype) {
@@ -77,7 +73,8 @@ class HostStoreTest : public testing::Test {
     f.put(byte);
   }
 
-  fs::path folder_;
+  const TempFolder own_;
+  const fs::path folder_{own_.path()};
   ModelConfig config_;
   std::shared_ptr<TensorSource> source_;
   StorePlan plan_;

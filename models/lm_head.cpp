@@ -29,14 +29,14 @@ at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
   const Site& head = lm_head_site();
   const auto [weight, watch, scale] = parameters_.use(head.weight, ctx);
   THINWIRE_ASSERT(!scale.defined(), "the output matrix is int8");
-  WatchedWeight::Sampled sampled;
-  if (watch != nullptr) {
-    sampled = watch->sampled(weight.scalar_type(), *ctx.layout);
-  }
   // Whatever acts on the logits themselves needs them.
   if (head.bias >= 0 || !at_site(lm_head_).linear.empty() ||
       plain_twin(hidden)) {
     return cross_entropy_sum(lm_logits(hidden, ctx), labels);
+  }
+  WatchedWeight::Sampled sampled;
+  if (watch != nullptr) {
+    sampled = watch->sampled(weight.scalar_type(), *ctx.layout);
   }
   return linear_cross_entropy(hidden, weight, labels,
                               {.scale = lm_scale_,
