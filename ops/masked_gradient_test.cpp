@@ -239,22 +239,25 @@ TEST(MaskPlan, PathFollowsTheCosts) {
 }
 
 TEST(MaskedEmbedding, AgreesWithTheTwin) {
-  const std::int64_t vocabulary = 40, d = 24;
-  const MaskPlan plan =
-      make_mask_plan(uniform(vocabulary, d, 200), vocabulary, d);
+  const std::int64_t vocabulary = 40, d = 100;
   const at::Tensor tokens = index_of({3, 39, 3, 0, 17, 3, 17});
   const at::Tensor dy = normal("dy", {7, d});
   const at::Tensor dense =
       at::zeros({vocabulary, d}).index_add(0, tokens, dy).flatten();
-  const at::Tensor sums = dense.index_select(0, plan.index);
-  at::Tensor grad = at::full({plan.size()}, 9.0);
-  masked_embedding_gradient(grad, plan, tokens, dy);
-  EXPECT_LE(largest_difference(grad, sums), 1e-6);
-  masked_embedding_gradient(grad, plan, tokens, dy, true);
-  EXPECT_LE(largest_difference(grad, sums.mul(2)), 1e-6);
-  EXPECT_THROW(
-      masked_embedding_gradient(grad, plan, index_of({40}), dy.narrow(0, 0, 1)),
-      UsageError);
+  // A few positions a row, enough to sum whole rows first, half, all.
+  for (const std::int64_t k : {60, 600, 2000, 4000}) {
+    const MaskPlan plan =
+        make_mask_plan(uniform(vocabulary, d, k), vocabulary, d);
+    const at::Tensor sums = dense.index_select(0, plan.index);
+    at::Tensor grad = at::full({plan.size()}, 9.0);
+    masked_embedding_gradient(grad, plan, tokens, dy);
+    EXPECT_LE(largest_difference(grad, sums), 1e-6) << k;
+    masked_embedding_gradient(grad, plan, tokens, dy, true);
+    EXPECT_LE(largest_difference(grad, sums.mul(2)), 1e-6) << k;
+    EXPECT_THROW(masked_embedding_gradient(grad, plan, index_of({40}),
+                                           dy.narrow(0, 0, 1)),
+                 UsageError);
+  }
 }
 
 TEST(MaskedVectors, BiasAndNormsAgreeWithTheTwin) {

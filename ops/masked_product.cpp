@@ -302,22 +302,26 @@ void product_of_few(const MaskPlan& plan, const MaskedOperands& o) {
   float* factors = panel.mutable_data_ptr<float>();
   kernels.transpose(factors, kFewTokens, o.dy, 0, static_cast<int>(o.tokens),
                     columns.data(), count);
+  constexpr std::int64_t kLines = 32;  // share what is read of x
   at::parallel_for(
-      o.row_begin, o.row_end, 64, [&](std::int64_t begin, std::int64_t end) {
-        alignas(64) std::array<float, kTile> line;
-        for (auto r = static_cast<std::size_t>(begin);
-             r < static_cast<std::size_t>(end); ++r) {
-          const float* mine =
-              factors +
-              (static_cast<std::int64_t>(r) - o.row_begin) * kFewTokens;
+      0, count, 2 * kLines, [&](std::int64_t begin, std::int64_t end) {
+        alignas(64) std::array<float, kLines * kTile> lines;
+        for (std::int64_t i = begin; i < end; i += kLines) {
+          const std::int64_t n = std::min(kLines, end - i);
+          const auto row = static_cast<std::size_t>(o.row_begin + i);
           for (std::int64_t c = 0; c < padded_in; c += kTile) {
-            const auto s = static_cast<std::size_t>(c / kTile);
-            const MaskPlan::Stretch& stretch = plan.stretches[s * rows + r];
-            if (stretch.bits == 0) continue;
-            kernels.combine(line.data(), mine, static_cast<int>(o.tokens),
-                            x + c, padded_in);
-            kernels.compress(o.grad + plan.row_begin[r] + stretch.before,
-                             o.accumulate, line.data(), stretch.bits);
+            kernels.combine(lines.data(), static_cast<int>(n),
+                            factors + i * kFewTokens, kFewTokens,
+                            static_cast<int>(o.tokens), x + c, padded_in);
+            const MaskPlan::Stretch* stretch =
+                &plan.stretches[static_cast<std::size_t>(c / kTile) * rows +
+                                row];
+            for (std::int64_t j = 0; j < n; ++j) {
+              kernels.compress(
+                  o.grad + plan.row_begin[row + static_cast<std::size_t>(j)] +
+                      stretch[j].before,
+                  o.accumulate, lines.data() + j * kTile, stretch[j].bits);
+            }
           }
         }
       });

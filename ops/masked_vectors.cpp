@@ -4,10 +4,13 @@
 #include <ATen/ops/embedding_dense_backward.h>
 
 #include <algorithm>
+#include <numeric>
+#include <span>
 #include <vector>
 
 #include "base/clones.h"
 #include "base/error.h"
+#include "base/isa.h"
 #include "ops/masked_gradient.h"
 #include "ops/reference.h"
 #include "ops/sampled_dots.h"
@@ -99,6 +102,123 @@ void masked_sums(at::Tensor& grad, const at::Tensor& index, const RowSums& r,
   }
 }
 
+// Where in plan.rows a token's row is, or plan.rows.size().
+class TouchedRow {
+ public:
+  TouchedRow(const MaskPlan& plan, const at::Tensor& tokens)
+      : plan_(plan),
+        token_(tokens.const_data_ptr<std::int64_t>()),
+        every_(std::ssize(plan.rows) == plan.out) {}
+
+  std::size_t operator()(std::int64_t t) const {
+    const std::int64_t row = token_[t];
+    if (row < 0 || row >= plan_.out) {
+      fail<UsageError>("token {} is {}, out of range [0, {})", t, row,
+                       plan_.out);
+    }
+    if (every_) return static_cast<std::size_t>(row);
+    const auto at = std::ranges::lower_bound(plan_.rows, row);
+    return at == plan_.rows.end() || *at != row
+               ? plan_.rows.size()
+               : static_cast<std::size_t>(at - plan_.rows.begin());
+  }
+
+ private:
+  const MaskPlan& plan_;
+  const std::int64_t* token_;
+  bool every_;
+};
+
+// Few positions a row: each row of dy adds to those of its own.
+void add_rows(float* out, const MaskPlan& plan, const at::Tensor& tokens,
+              const at::Tensor& dy) {
+  const TouchedRow touched(plan, tokens);
+  const auto* from = dy.const_data_ptr<float>();
+  for (std::int64_t t = 0; t < tokens.numel(); ++t, from += dy.stride(0)) {
+    const std::size_t r = touched(t);
+    if (r == plan.rows.size()) continue;
+    const std::int64_t end = plan.row_begin[r + 1];
+    for (std::int64_t i = plan.row_begin[r]; i < end; ++i) {
+      out[i] += from[plan.columns[plan.pairs[static_cast<std::size_t>(i)] >>
+                                  kPairBits]];
+    }
+  }
+}
+
+// The rows of dy in the order of the touched rows of the weight that they are
+// for, and in their own order for each: those of plan.rows[r] are
+// order[begin[r]] to order[begin[r + 1]].
+struct RowsOfDy {
+  std::vector<std::int32_t> begin, order;
+};
+
+RowsOfDy rows_of_dy(const MaskPlan& plan, const at::Tensor& tokens) {
+  const TouchedRow touched(plan, tokens);
+  const std::int64_t n = tokens.numel();
+  std::vector<std::size_t> place(static_cast<std::size_t>(n));
+  std::vector<std::int32_t> end(plan.rows.size() + 1);
+  for (std::int64_t t = 0; t < n; ++t) {
+    const std::size_t r = touched(t);
+    place[static_cast<std::size_t>(t)] = r;
+    ++end[r];
+  }
+  std::inclusive_scan(end.begin(), end.end(), end.begin());
+  RowsOfDy found{.begin = std::move(end),
+                 .order = std::vector<std::int32_t>(place.size())};
+  for (std::int64_t t = n; t-- > 0;) {
+    const std::int32_t at = --found.begin[place[static_cast<std::size_t>(t)]];
+    found.order[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(t);
+  }
+  return found;
+}
+
+// out[i] = what touched row r has at its i-th position; `line` is filled up to
+// whole stretches.
+void choose(float* out, const MaskPlan& plan, std::size_t r, const float* line,
+            const SampledKernels& kernels) {
+  const std::size_t rows = plan.rows.size();
+  for (std::size_t s = r; s < plan.stretches.size(); s += rows, line += 64) {
+    const MaskPlan::Stretch& stretch = plan.stretches[s];
+    kernels.compress(out + stretch.before, false, line, stretch.bits);
+  }
+  if (!plan.stretches.empty()) return;
+  const std::int64_t begin = plan.row_begin[r], end = plan.row_begin[r + 1];
+  for (std::int64_t i = begin; i < end; ++i) {
+    const std::uint32_t pair = plan.pairs[static_cast<std::size_t>(i)];
+    out[i - begin] = line[plan.columns[pair >> kPairBits]];
+  }
+}
+
+// Many positions a row: the rows of dy for it are summed, then it takes its
+// own, once.
+void choose_from_sums(float* grad, const MaskPlan& plan,
+                      const at::Tensor& tokens, const at::Tensor& dy,
+                      bool accumulate) {
+  const RowsOfDy found = rows_of_dy(plan, tokens);
+  const SampledKernels& kernels = sampled_kernels(isa());
+  const auto in = static_cast<std::size_t>(plan.in);
+  std::vector<float> line((in + 63) / 64 * 64), chosen(accumulate ? in : 0);
+  const auto* from = dy.const_data_ptr<float>();
+  for (std::size_t r = 0; r < plan.rows.size(); ++r) {
+    float* out = grad + plan.row_begin[r];
+    const std::int64_t k = plan.row_begin[r + 1] - plan.row_begin[r];
+    const std::int32_t begin = found.begin[r], end = found.begin[r + 1];
+    if (begin == end) {
+      if (!accumulate) std::fill(out, out + k, 0.0f);
+      continue;
+    }
+    const auto row_of_dy = [&](std::int32_t i) {
+      return from + found.order[static_cast<std::size_t>(i)] * dy.stride(0);
+    };
+    std::copy_n(row_of_dy(begin), in, line.begin());
+    for (std::int32_t i = begin + 1; i < end; ++i) {
+      add(line.data(), row_of_dy(i), plan.in);
+    }
+    choose(accumulate ? chosen.data() : out, plan, r, line.data(), kernels);
+    if (accumulate) add(out, chosen.data(), k);
+  }
+}
+
 // The twins: grad (+)= dense[index].
 void gather_into(at::Tensor& grad, const at::Tensor& dense,
                  const at::Tensor& index, bool accumulate) {
@@ -128,27 +248,12 @@ void masked_embedding_gradient(at::Tensor& grad, const MaskPlan& plan,
                        plan.index, accumulate);
   }
   auto* out = grad.mutable_data_ptr<float>();
-  if (!accumulate) std::fill(out, out + plan.size(), 0.0f);
-  const auto* token = tokens.const_data_ptr<std::int64_t>();
-  const auto* from = dy.const_data_ptr<float>();
-  for (std::int64_t t = 0; t < tokens.numel(); ++t, from += dy.stride(0)) {
-    if (token[t] < 0 || token[t] >= plan.out) {
-      fail<UsageError>("token {} is {}, out of range [0, {})", t, token[t],
-                       plan.out);
-    }
-    const auto row = std::ranges::lower_bound(plan.rows, token[t]);
-    if (row == plan.rows.end() || *row != token[t]) continue;
-    const auto r = static_cast<std::size_t>(row - plan.rows.begin());
-    const std::int64_t begin = plan.row_begin[r], end = plan.row_begin[r + 1];
-    if (end - begin == plan.in) {
-      add(out + begin, from, plan.in);
-      continue;
-    }
-    for (std::int64_t i = begin; i < end; ++i) {
-      out[i] += from[plan.columns[plan.pairs[static_cast<std::size_t>(i)] >>
-                                  kPairBits]];
-    }
+  const auto touched = static_cast<std::int64_t>(plan.rows.size());
+  if (plan.size() * kSparse >= touched * plan.in) {
+    return choose_from_sums(out, plan, tokens, dy, accumulate);
   }
+  if (!accumulate) std::fill(out, out + plan.size(), 0.0f);
+  add_rows(out, plan, tokens, dy);
 }
 
 void masked_bias_gradient(at::Tensor& grad, const at::Tensor& index,

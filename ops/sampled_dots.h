@@ -37,8 +37,10 @@ struct SampledKernels {
                std::int64_t n, const float* a, const float* b);
   // out[i] (+)= the i-th of line[0 .. 64) whose bit is set.
   void (*compress)(float* out, bool add, const float* line, std::uint64_t bits);
-  // line[j] = sum over t < rows of factors[t] * x[t * row + j], j < 64.
-  void (*combine)(float* line, const float* factors, int rows, const float* x,
+  // lines[i * 64 + j] = sum over t < rows of factors[i * stride + t] *
+  // x[t * row + j], i < count, j < 64.
+  void (*combine)(float* lines, int count, const float* factors,
+                  std::int64_t stride, int rows, const float* x,
                   std::int64_t row);
 };
 
