@@ -278,22 +278,33 @@ std::vector<std::int32_t> dy_columns(const MaskPlan& plan,
 }
 
 // So few rows of x and dy that tiles would be mostly set-up: line by line of
-// the weight, from a copy of x that is filled up to whole stretches.
+// the weight.
 constexpr std::int64_t kFewTokens = 16;
 
-void product_of_few(const MaskPlan& plan, const MaskedOperands& o) {
-  const std::int64_t padded_in = (plan.in + kTile - 1) / kTile * kTile;
-  const at::Tensor copy = numbers(o.tokens * padded_in);
-  float* x = copy.mutable_data_ptr<float>();
-  for (std::int64_t c = 0; c < plan.in; c += kTile) {
-    const std::int64_t width = std::min(kTile, plan.in - c);
+// x as fp32 whose rows are whole stretches, a copy where it is not.
+Operand whole_stretches(at::Tensor& copy, const PanelSource& x, std::int64_t in,
+                        std::int64_t tokens) {
+  if (!x.bf16 && in % kTile == 0) {
+    return {static_cast<const float*>(x.data), x.row};
+  }
+  const std::int64_t padded_in = (in + kTile - 1) / kTile * kTile;
+  copy = numbers(tokens * padded_in);
+  auto* to = copy.mutable_data_ptr<float>();
+  for (std::int64_t c = 0; c < in; c += kTile) {
     alignas(64) std::array<float, kFewTokens * kTile> part{};
-    rows_of(part.data(), o.x, c, width, 0, o.tokens, o.tokens, false);
-    for (std::int64_t t = 0; t < o.tokens; ++t) {
-      std::memcpy(x + t * padded_in + c, part.data() + t * kTile,
+    rows_of(part.data(), x, c, std::min(kTile, in - c), 0, tokens, tokens,
+            false);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      std::memcpy(to + t * padded_in + c, part.data() + t * kTile,
                   kTile * sizeof(float));
     }
   }
+  return {to, padded_in};
+}
+
+void product_of_few(const MaskPlan& plan, const MaskedOperands& o) {
+  at::Tensor copy;
+  const Operand x = whole_stretches(copy, o.x, plan.in, o.tokens);
   const SampledKernels& kernels = sampled_kernels(isa());
   const std::size_t rows = plan.rows.size();
   const std::vector<std::int32_t> columns = dy_columns(plan, o);
@@ -305,23 +316,23 @@ void product_of_few(const MaskPlan& plan, const MaskedOperands& o) {
   constexpr std::int64_t kLines = 32;  // share what is read of x
   at::parallel_for(
       0, count, 2 * kLines, [&](std::int64_t begin, std::int64_t end) {
-        alignas(64) std::array<float, kLines * kTile> lines;
+        std::array<CombinedLine, kLines> lines;
         for (std::int64_t i = begin; i < end; i += kLines) {
           const std::int64_t n = std::min(kLines, end - i);
           const auto row = static_cast<std::size_t>(o.row_begin + i);
-          for (std::int64_t c = 0; c < padded_in; c += kTile) {
-            kernels.combine(lines.data(), static_cast<int>(n),
-                            factors + i * kFewTokens, kFewTokens,
-                            static_cast<int>(o.tokens), x + c, padded_in);
+          for (std::size_t j = 0; j < static_cast<std::size_t>(n); ++j) {
+            lines[j].out = o.grad + plan.row_begin[row + j];
+          }
+          for (std::int64_t c = 0; c < plan.in; c += kTile) {
             const MaskPlan::Stretch* stretch =
                 &plan.stretches[static_cast<std::size_t>(c / kTile) * rows +
                                 row];
-            for (std::int64_t j = 0; j < n; ++j) {
-              kernels.compress(
-                  o.grad + plan.row_begin[row + static_cast<std::size_t>(j)] +
-                      stretch[j].before,
-                  o.accumulate, lines.data() + j * kTile, stretch[j].bits);
+            for (std::size_t j = 0; j < static_cast<std::size_t>(n); ++j) {
+              lines[j].bits = stretch[j].bits;
             }
+            kernels.combine(lines.data(), static_cast<int>(n), o.accumulate,
+                            factors + i * kFewTokens, kFewTokens,
+                            static_cast<int>(o.tokens), x.data + c, x.row);
           }
         }
       });

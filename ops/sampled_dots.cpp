@@ -50,13 +50,13 @@ struct Simd {
     return (v[0] + v[1]) + (v[2] + v[3]);
   }
 
-  // Of the first kCompressed bits.
-  static constexpr int kCompressed = 64;
-  static int compress(float* to, bool add, const float* line,
-                      std::uint64_t bits) {
+  // Of the first kWidth bits.
+  static int compress(float* to, bool add, Vec line, std::uint64_t bits) {
+    float numbers[kWidth];
+    store(numbers, line);
     int n = 0;
-    for (; bits != 0; bits &= bits - 1, ++n) {
-      to[n] = (add ? to[n] : 0.0f) + line[std::countr_zero(bits)];
+    for (bits &= (1 << kWidth) - 1; bits != 0; bits &= bits - 1, ++n) {
+      to[n] = (add ? to[n] : 0.0f) + numbers[std::countr_zero(bits)];
     }
     return n;
   }

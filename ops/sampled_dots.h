@@ -25,6 +25,11 @@ struct PanelSource {
   bool bf16;
 };
 
+struct CombinedLine {
+  float* out;
+  std::uint64_t bits;
+};
+
 struct SampledKernels {
   // to[i * stride + t] = from[first_row + t][columns[i]], i < n, t < rows <=
   // kMostPanelRows; columns ascend.
@@ -37,11 +42,11 @@ struct SampledKernels {
                std::int64_t n, const float* a, const float* b);
   // out[i] (+)= the i-th of line[0 .. 64) whose bit is set.
   void (*compress)(float* out, bool add, const float* line, std::uint64_t bits);
-  // lines[i * 64 + j] = sum over t < rows of factors[i * stride + t] *
-  // x[t * row + j], i < count, j < 64.
-  void (*combine)(float* lines, int count, const float* factors,
-                  std::int64_t stride, int rows, const float* x,
-                  std::int64_t row);
+  // line[j] = sum over t < rows of factors[i * stride + t] * x[t * row + j], j
+  // < 64, then compressed as lines[i] says, for i < count; moves lines[i].out.
+  void (*combine)(CombinedLine* lines, int count, bool add,
+                  const float* factors, std::int64_t stride, int rows,
+                  const float* x, std::int64_t row);
 };
 
 // One per instruction set; where it is not compiled, the next lesser.

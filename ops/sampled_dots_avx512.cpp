@@ -70,13 +70,11 @@ struct Simd {
                       _mm256_extractf128_ps(half, 1));
   }
 
-  // Of the first kCompressed bits.
-  static constexpr int kCompressed = 16;
-  static int compress(float* to, bool add, const float* line,
-                      std::uint64_t bits) {
+  // Of the first kWidth bits.
+  static int compress(float* to, bool add, Vec line, std::uint64_t bits) {
     const auto chosen = static_cast<__mmask16>(bits);
     const int n = std::popcount(static_cast<std::uint16_t>(bits));
-    Vec v = _mm512_maskz_compress_ps(chosen, _mm512_loadu_ps(line));
+    Vec v = _mm512_maskz_compress_ps(chosen, line);
     const auto first = static_cast<__mmask16>((1u << n) - 1);
     if (add) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(first, to));
     _mm512_mask_storeu_ps(to, first, v);
