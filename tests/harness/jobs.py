@@ -158,18 +158,17 @@ def run(arguments, ranks=None, mpi=(), env=None, timeout=TIMEOUT):
 
 def metrics(folder, event="step"):
     """The lines of metrics.jsonl with this event; a torn last one left out."""
-    lines = []
     try:
         with open(os.path.join(folder, "metrics.jsonl"),
                   encoding="utf-8") as f:
-            for line in f:
-                if line.endswith("\n"):
-                    record = json.loads(line)
-                    if record.get("event") == event:
-                        lines.append(record)
+            # At once: a run that writes would complete, for the next read, the
+            # line whose first part the last one gave.
+            text = f.read()
     except FileNotFoundError:
-        pass
-    return lines
+        return []
+    whole = text[:text.rfind("\n") + 1]
+    records = [json.loads(line) for line in whole.splitlines()]
+    return [r for r in records if r.get("event") == event]
 
 
 def summary(folder):
