@@ -50,7 +50,8 @@ class Bert : public Backbone {
                             .role = Role::kNone,
                             .layer = -1,
                             .d_in = d,
-                            .d_out = d});
+                            .d_out = d,
+                            .weight = words_});
     for (int i = 0; i < config_.layers; ++i) add_block(source, i);
     // Checkpoints of masked language models have none.
     if (!source.contains("bert.pooler.dense.weight") && is_checkpoint(source)) {

@@ -56,7 +56,8 @@ struct Site {
   Role role;
   int layer;                   // within its stack; -1: outside the blocks
   std::int64_t d_in, d_out;    // last dimensions in and out
-  int weight = -1, bias = -1;  // linear: parameter slots, -1: none
+  // Linear: parameter slots, -1: none; embedding: the table's.
+  int weight = -1, bias = -1;
   int norm_weight = -1;        // sublayer: its layer norm's slots
   int norm_bias = -1;
 };

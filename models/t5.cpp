@@ -137,9 +137,9 @@ class T5 : public Backbone {
 
   void add_stack(TensorSource& source, T5Stack& stack, const std::string& name,
                  std::int64_t layers) {
-    stack.embeddings =
-        add_other(at(stack, name + ".embed_tokens", Role::kNone, -1),
-                  SiteKind::kEmbedding);
+    Site embeddings = at(stack, name + ".embed_tokens", Role::kNone, -1);
+    embeddings.weight = shared_;
+    stack.embeddings = add_other(std::move(embeddings), SiteKind::kEmbedding);
     for (int i = 0; i < layers; ++i) {
       const std::string block = fmt::format("{}.block.{}", name, i);
       const std::string layer = block + ".layer.";

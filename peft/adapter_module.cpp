@@ -1,10 +1,8 @@
 #include "peft/adapter_module.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/silu.h>
-#include <ATen/ops/zeros.h>
 
 #include <cmath>
 
@@ -12,6 +10,7 @@
 #include "base/nearest.h"
 #include "base/random.h"
 #include "peft/method_tools.h"
+#include "peft/projection.h"
 
 namespace thinwire {
 namespace {
@@ -40,91 +39,126 @@ Activation find_activation(std::string_view id, const std::string& name) {
                    name, list_nearest_first(name, names));
 }
 
-// Names of a module's four tensors, AdapterHub's.
-struct Names {
-  explicit Names(const Site& site)
-      : stem(site.name + ".adapters.thinwire."),
-        down(stem + "adapter_down.0.weight"),
-        down_bias(stem + "adapter_down.0.bias"),
-        up(stem + "adapter_up.weight"),
-        up_bias(stem + "adapter_up.bias") {}
-  std::string stem, down, down_bias, up, up_bias;
+std::string stem(const Site& site) { return site.name + ".adapters.thinwire."; }
+ProjectionPlace down_of(const Site& site, std::int64_t m) {
+  return {stem(site) + "adapter_down.0.", site.d_out, m, false};
+}
+ProjectionPlace up_of(const Site& site, std::int64_t m) {
+  return {stem(site) + "adapter_up.", m, site.d_out, true};
+}
+std::string scaling_of(const Site& site) { return stem(site) + "scaling"; }
+
+// Of the config, what an adapter does with its input.
+struct Behaviour {
+  AdapterInput input;
+  Activation activation;
+  double scaling, dropout;
+  std::int64_t robust_drop;
 };
+
+// Layers whose adapters this step leaves out.
+std::int64_t dropped_layers(std::int64_t most, const ForwardContext& ctx) {
+  if (!ctx.training || most == 0) return 0;
+  static const std::uint32_t kSite = dropout_site("adapter_drop");
+  const PhiloxBlock drawn =
+      philox(make_key(ctx.seed, Purpose::kDropout, ctx.step), {kSite, 0, 0, 0});
+  return static_cast<std::int64_t>(drawn[0]) % (most + 1);
+}
 
 class Adapter : public SublayerAttachment {
  public:
-  Adapter(const Delta& delta, const Names& names, Activation activation,
-          AdapterPlace place)
-      : down_(delta.leaf(names.down)),
-        down_bias_(delta.leaf(names.down_bias)),
-        up_(delta.leaf(names.up)),
-        up_bias_(delta.leaf(names.up_bias)),
-        activation_(activation),
-        place_(place) {}
+  Adapter(const Behaviour& behaviour, const Site& site,
+          std::unique_ptr<Projection> down, std::unique_ptr<Projection> up,
+          at::Tensor scaling)
+      : is_(behaviour),
+        layer_(site.layer),
+        dropout_site_(dropout_site(stem(site) + "dropout")),
+        down_(std::move(down)),
+        up_(std::move(up)),
+        scaling_(std::move(scaling)) {}
 
-  at::Tensor adapt(const SublayerState& s, const ForwardContext&) override {
-    const at::Tensor z =
-        place_ == AdapterPlace::kEverySublayer ? s.u : s.norm(s.x.add(s.u));
-    const at::Tensor inner = activation_(at::linear(z, down_, down_bias_));
-    return s.u.add(at::linear(inner, up_, up_bias_));
+  at::Tensor adapt(const SublayerState& s, const ForwardContext& ctx) override {
+    if (layer_ < dropped_layers(is_.robust_drop, ctx)) return s.u;
+    at::Tensor inner = is_.activation((*down_)(input(s)));
+    if (ctx.training && is_.dropout > 0) {
+      inner = dropout(inner, is_.dropout, ctx.dropout_key(dropout_site_),
+                      *ctx.layout);
+    }
+    const at::Tensor f = (*up_)(inner);
+    return scaling_.defined() ? s.u.add(f.mul(scaling_))
+                              : s.u.add(f, is_.scaling);
   }
 
  private:
-  at::Tensor down_, down_bias_, up_, up_bias_;
-  Activation activation_;
-  AdapterPlace place_;
+  at::Tensor input(const SublayerState& s) const {
+    switch (is_.input) {
+      case AdapterInput::kOutput:
+        return s.u;
+      case AdapterInput::kNormedSum:
+        return s.norm(s.x.add(s.u));
+      case AdapterInput::kResidual:
+        return s.x;
+    }
+    fail<InternalError>("adapter input {}", static_cast<int>(is_.input));
+  }
+
+  Behaviour is_;
+  int layer_;
+  std::uint32_t dropout_site_;
+  std::unique_ptr<Projection> down_, up_;
+  at::Tensor scaling_;  // where it trains
 };
 
 class AdapterMethod : public Method {
  public:
-  AdapterMethod(std::string_view id, AdapterPlace place, Config config)
-      : id_(id),
-        place_(place),
+  AdapterMethod(const AdapterPreset& preset, Config config)
+      : preset_(preset),
         config_(std::move(config)),
-        activation_(find_activation(
-            id, config_.at("non_linearity").get<std::string>())),
-        init_std_(config_.at("init_std").get<double>()),
-        cross_(place == AdapterPlace::kEverySublayer &&
-               config_.at("cross_adapter").get<bool>()) {
+        self_(flag("self_attention")),
+        cross_(flag("cross_adapter")),
+        learn_scaling_(flag("learn_scaling")),
+        drop_first_(config_.at("drop_first").get<std::int64_t>()),
+        is_{preset.input,
+            find_activation(preset.id,
+                            config_.at("non_linearity").get<std::string>()),
+            number("scaling"), number("dropout"),
+            config_.at("robust_drop").get<std::int64_t>()} {
     const Config& m = config_.at("bottleneck");
     const Config& factor = config_.at("reduction_factor");
     if (m.is_null() == factor.is_null()) {
       fail<UsageError>(
           "{}: give either bottleneck or reduction_factor (the other one as "
           "~)",
-          id);
+          id());
     }
     if (!m.is_null()) bottleneck_ = m.get<std::int64_t>();
     if (!factor.is_null()) factor_ = factor.get<double>();
-    if (!m.is_null() && bottleneck_ < 1) {
-      fail<UsageError>("{}: bottleneck must be at least 1, got {}", id,
-                       bottleneck_);
-    }
-    if (!factor.is_null() && !(factor_ > 0)) {
-      fail<UsageError>("{}: reduction_factor must be positive, got {}", id,
-                       factor_);
-    }
-    if (!(init_std_ >= 0) || !std::isfinite(init_std_)) {
-      fail<UsageError>("{}: init_std must be at least 0, got {}", id,
-                       init_std_);
-    }
+    require(m.is_null() || bottleneck_ >= 1, "bottleneck", "at least 1");
+    require(factor.is_null() || factor_ > 0, "reduction_factor", "positive");
+    require(is_.dropout >= 0 && is_.dropout < 1, "dropout", "in [0, 1)");
+    require(std::isfinite(is_.scaling), "scaling", "finite");
+    require(drop_first_ >= 0, "drop_first", "at least 0");
+    require(is_.robust_drop >= 0, "robust_drop", "at least 0");
+    kind_ = projections();
   }
 
-  std::string_view id() const override { return id_; }
+  std::string_view id() const override { return preset_.id; }
 
   void declare(DeltaBuilder& builder, const Backbone& backbone,
                const DeclareContext& context) override {
     builder.method_config(config_text(id(), config_));
+    kind_->declare_shared(builder, context.seed);
     for (const int number : sites(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(number)];
-      const std::int64_t d = site.d_out, m = width(d);
-      const Names names(site);
-      add(builder, names.down, {m, d}, context.seed);
-      add(builder, names.down_bias, {m}, context.seed);
-      add(builder, names.up, {d, m}, context.seed);
-      add(builder, names.up_bias, {d}, context.seed);
+      const std::int64_t m = width(site.d_out);
+      kind_->declare(builder, down_of(site, m), context.seed);
+      kind_->declare(builder, up_of(site, m), context.seed);
+      if (learn_scaling_) {
+        declare_dense(builder, scaling_of(site),
+                      at::full({1}, is_.scaling, at::kFloat));
+      }
     }
-    if (config_.at("layer_norms").get<bool>()) {
+    if (flag("layer_norms")) {
       const Parameters& p = backbone.parameters();
       for (int i = 0; i < p.size(); ++i) {
         if (!p.slot(i).head && is_layer_norm(p.slot(i).name)) {
@@ -132,34 +166,71 @@ class AdapterMethod : public Method {
         }
       }
     }
-    if (config_.at("train_head").get<bool>()) declare_head(builder, backbone);
+    if (flag("train_head")) declare_head(builder, backbone);
   }
 
   void attach(Backbone& backbone, const Delta& delta) override {
     for (const int number : sites(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(number)];
-      backbone.attach(number, std::make_shared<Adapter>(delta, Names(site),
-                                                        activation_, place_));
+      const std::int64_t m = width(site.d_out);
+      backbone.attach(
+          number,
+          std::make_shared<Adapter>(
+              is_, site, kind_->read(delta, down_of(site, m)),
+              kind_->read(delta, up_of(site, m)),
+              learn_scaling_ ? delta.leaf(scaling_of(site)) : at::Tensor()));
     }
   }
 
   void merge(const Backbone&, const Delta&, MergedSlots&) const override {
     fail<UsageError>(
         "{}: adapters stand between layers and cannot be merged into weights",
-        id_);
+        id());
   }
 
  private:
+  bool flag(const char* key) const { return config_.at(key).get<bool>(); }
+  double number(const char* key) const { return config_.at(key).get<double>(); }
+
+  void require(bool right, const char* key, const char* what) const {
+    if (right) return;
+    fail<UsageError>("{}: {} must be {}, got {}", id(), key, what,
+                     config_.at(key).dump());
+  }
+
+  std::unique_ptr<ProjectionKind> projections() const {
+    if (preset_.hypercomplex) {
+      const HypercomplexOptions options{
+          .method = preset_.id,
+          .n = config_.at("phm_dim").get<std::int64_t>(),
+          .rank = config_.at("phm_rank").get<std::int64_t>(),
+          .shared_rule = flag("shared_rule")};
+      require(options.n >= 1, "phm_dim", "at least 1");
+      require(options.rank >= 0, "phm_rank", "at least 0");
+      return hypercomplex_projections(options);
+    }
+    const std::string init = config_.at("init").get<std::string>();
+    require(init == "normal" || init == "lora", "init", "normal or lora");
+    const double std = number("init_std");
+    require(std >= 0 && std::isfinite(std), "init_std", "at least 0");
+    return dense_projections({.std = std, .zero_up = init == "lora"});
+  }
+
   std::vector<int> sites(const Backbone& backbone) const {
     std::vector<int> out;
     for (std::size_t i = 0; i < backbone.sites().size(); ++i) {
       const Site& site = backbone.sites()[i];
-      if (site.kind != SiteKind::kSublayer) continue;
+      if (site.kind != SiteKind::kSublayer || site.layer < drop_first_) {
+        continue;
+      }
       const bool takes = site.role == Role::kFeedForward ||
-                         (place_ == AdapterPlace::kEverySublayer &&
-                          (site.role == Role::kSelfAttention ||
-                           (cross_ && site.role == Role::kCrossAttention)));
+                         (self_ && site.role == Role::kSelfAttention) ||
+                         (cross_ && site.role == Role::kCrossAttention);
       if (takes) out.push_back(static_cast<int>(i));
+    }
+    if (out.empty()) {
+      fail<UsageError>("{}: drop_first {} leaves no layer of this {}", id(),
+                       drop_first_, backbone.config().architecture);
     }
     return out;
   }
@@ -169,50 +240,33 @@ class AdapterMethod : public Method {
     const auto m = static_cast<std::int64_t>(static_cast<double>(d) / factor_);
     if (m < 1) {
       fail<UsageError>("{}: reduction_factor {} leaves nothing of width {}",
-                       id_, factor_, d);
+                       id(), factor_, d);
     }
     return m;
   }
 
-  // Matrices normal, biases 0.
-  void add(DeltaBuilder& builder, const std::string& name,
-           const std::vector<std::int64_t>& shape, std::uint64_t seed) const {
-    DeltaEntry e;
-    e.name = name;
-    e.shape = shape;
-    e.group = decay_group(builder, shape.size());
-    at::Tensor initial = at::zeros(shape, at::kFloat);
-    if (shape.size() == 2) {
-      fill_normal(initial.mutable_data_ptr<float>(), initial.numel(), seed,
-                  name, static_cast<float>(init_std_));
-    }
-    builder.add(std::move(e), std::move(initial));
-  }
-
-  std::string id_;
-  AdapterPlace place_;
+  AdapterPreset preset_;
   Config config_;
-  Activation activation_;
-  double init_std_;
-  bool cross_;
+  bool self_, cross_, learn_scaling_;
+  std::int64_t drop_first_;
+  Behaviour is_;
   std::int64_t bottleneck_ = 0;
   double factor_ = 0;
+  std::unique_ptr<ProjectionKind> kind_;
 };
 
 }  // namespace
 
-std::unique_ptr<Method> make_adapter_method(std::string_view id,
-                                            AdapterPlace place,
+std::unique_ptr<Method> make_adapter_method(const AdapterPreset& preset,
                                             const Config& config) {
   Config c = config;
   if (c.at("bottleneck").is_null() && c.at("reduction_factor").is_null()) {
-    if (place == AdapterPlace::kEverySublayer) {
-      c["bottleneck"] = 64;
-    } else {
-      c["reduction_factor"] = 16.0;
+    if (preset.bottleneck > 0) c["bottleneck"] = preset.bottleneck;
+    if (preset.reduction_factor > 0) {
+      c["reduction_factor"] = preset.reduction_factor;
     }
   }
-  return std::make_unique<AdapterMethod>(id, place, std::move(c));
+  return std::make_unique<AdapterMethod>(preset, std::move(c));
 }
 
 }  // namespace thinwire

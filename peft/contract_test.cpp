@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <numeric>
+#include <set>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -22,50 +23,72 @@ namespace thinwire {
 namespace {
 
 using testing::Tiny;
+using testing::tiny_config;
 using testing::TinyScoring;
 using Json = nlohmann::ordered_json;
+
+// What step 0 is to the bare backbone, as the paper has it.
+enum class Start { kEqual, kNear, kAnother };
 
 struct Case {
   std::string method;
   Json config;
   std::string model;
-  bool exact_start;  // step 0 equals the bare backbone bit for bit
+  Start start;
 };
-
-// Where the defaults do not suit models of a few thousand numbers.
-Json tiny_config(std::string_view method, const std::string& model) {
-  if (method == "fish_mask") return {{"density", 0.1}, {"samples", 3}};
-  if (method == "bitfit" && model != "bert_classify") {
-    return {{"add_missing", true}};
-  }
-  if (method == "houlsby" || method == "pfeiffer") {
-    return {{"bottleneck", 5}, {"init_std", 1e-3}};
-  }
-  return Json::object();
-}
 
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.method << " " << c.config << " on " << c.model;
 }
 
+Start start_of(std::string_view method) {
+  for (const char* near : {"compacter", "houlsby", "pfeiffer", "phm_adapter"}) {
+    if (method == near) return Start::kNear;
+  }
+  return method.starts_with("pr") ? Start::kAnother : Start::kEqual;
+}
+
 std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
-    const bool adapter = info.id == "houlsby" || info.id == "pfeiffer";
     for (const char* model : {"bert_classify", "t5_tied", "t5_gated"}) {
       if (info.id == "head" && model != std::string("bert_classify")) continue;
       out.push_back(
-          {std::string(info.id), tiny_config(info.id, model), model, !adapter});
+          {std::string(info.id),
+           tiny_config(info.id, model != std::string("bert_classify")), model,
+           start_of(info.id)});
     }
   }
-  out.push_back({"lora",
-                 {{"target_modules", "all-linear"}, {"use_rslora", true}},
-                 "bert_classify",
-                 true});
-  out.push_back({"houlsby",
-                 {{"bottleneck", 3}, {"cross_adapter", true}, {"init_std", 0}},
-                 "t5_gated",
-                 false});
+  const auto more = [&](const char* method, Json config, const char* model,
+                        Start start) {
+    out.push_back({method, std::move(config), model, start});
+  };
+  more("lora", {{"target_modules", "all-linear"}, {"use_rslora", true}},
+       "bert_classify", Start::kEqual);
+  more("houlsby", {{"bottleneck", 3}, {"cross_adapter", true}, {"init_std", 0}},
+       "t5_gated", Start::kNear);
+  more("houlsby",
+       {{"bottleneck", 3}, {"init", "lora"}, {"drop_first", 1}, {"scaling", 2}},
+       "t5_gated", Start::kEqual);
+  more("houlsby", {{"bottleneck", 3}, {"init_std", 1e-3}, {"robust_drop", 2}},
+       "t5_gated", Start::kNear);
+  more("parallel_adapter",
+       {{"bottleneck", 3}, {"self_attention", true}, {"learn_scaling", true}},
+       "bert_classify", Start::kEqual);
+  more("compacter",
+       {{"bottleneck", 6},
+        {"phm_dim", 2},
+        {"phm_rank", 2},
+        {"self_attention", false}},
+       "bert_classify", Start::kNear);
+  more("ia3",
+       {{"target_modules", {"q", "wi_1"}}, {"feedforward_modules", "wi_1"}},
+       "t5_gated", Start::kEqual);
+  more("prefix_tuning", {{"length", 2}, {"reparametrise", false}}, "t5_gated",
+       Start::kAnother);
+  more("prompt_tuning",
+       {{"length", 3}, {"init", "tokens"}, {"init_tokens", {"3", "4 5"}}},
+       "bert_classify", Start::kAnother);
   return out;
 }
 
@@ -129,10 +152,16 @@ TEST_P(Contract, StepZeroIsTheBackboneWhereThePaperSaysSo) {
   const Delta delta = declare(*method);
   tiny.adopt(*method, delta);
   const at::Tensor start = tiny.logits().detach();
-  if (GetParam().exact_start) {
-    EXPECT_TRUE(start.equal(bare));
-  } else {
-    EXPECT_TRUE(golden_close("logits", start, bare, 1e-2));
+  switch (GetParam().start) {
+    case Start::kEqual:
+      EXPECT_TRUE(start.equal(bare));
+      break;
+    case Start::kNear:
+      EXPECT_TRUE(golden_close("logits", start, bare, 1e-2));
+      break;
+    case Start::kAnother:
+      EXPECT_FALSE(golden_close("logits", start, bare, 1e-2));
+      break;
   }
 }
 
@@ -193,6 +222,40 @@ TEST_P(Contract, MergedEqualsUnmerged) {
   }
   // LoRA's product is rounded once more; all others are the same numbers.
   EXPECT_TRUE(golden_close("logits", fresh.logits(), before, 5e-6));
+}
+
+// Sequences lie end to end, without padding; alone, each must have the loss and
+// the gradient that it has there, its dropout included.
+TEST_P(Contract, PackedItIsTheSumOfEachAlone) {
+  Json config = GetParam().config;
+  for (const Field& f : find_method(GetParam().method).fields) {
+    if (f.name == "dropout") config["dropout"] = 0.2;
+  }
+  const auto method = make_method(GetParam().method, config);
+  Delta delta = declare(*method);
+  tiny.adopt(*method, delta);
+  disturb(delta, tiny.backbone->parameters());
+  tiny.backbone->set_dropout(0.1);
+  ForwardContext ctx;
+  ctx.training = true;
+  ctx.seed = 3;
+  ctx.step = 4;
+  const at::Tensor loss = tiny.loss(tiny.batch.input, ctx);
+  loss.backward();
+  const at::Tensor packed = delta.grads().clone();
+  delta.zero_grads();
+  double sum = 0;
+  const std::int64_t batch = tiny.batch.input.encoder.layout.batch();
+  for (std::int64_t b = 0; b < batch; ++b) {
+    HfBatch alone = tiny.example(b);
+    alone.input.encoder.layout.samples.fill_(b);
+    if (tiny.classifier < 0) alone.input.decoder.layout.samples.fill_(b);
+    const at::Tensor own = tiny.loss(alone.input, ctx);
+    own.backward();
+    sum += own.item<double>();
+  }
+  EXPECT_NEAR(sum / loss.item<double>(), 1, 1e-5);
+  EXPECT_TRUE(golden_close("gradient", delta.grads(), packed));
 }
 
 // On models without the kinks of relu, across which differences are none.
@@ -307,6 +370,39 @@ INSTANTIATE_TEST_SUITE_P(Methods, Contract, ::testing::ValuesIn(cases()),
                          case_name);
 INSTANTIATE_TEST_SUITE_P(Methods, SmoothContract,
                          ::testing::ValuesIn(smooth_cases()), case_name);
+
+// n of 0 to 2 is drawn anew each step, and the first n layers have no adapter.
+TEST(AdapterDrop, TrainingLeavesOutTheFirstLayers) {
+  Tiny tiny("bert_classify");
+  const auto method =
+      make_method("houlsby", {{"bottleneck", 3}, {"robust_drop", 2}});
+  Delta delta = testing::declare(*method, *tiny.backbone);
+  tiny.adopt(*method, delta);
+  tiny.backbone->set_dropout(0);
+  const auto moves = [&](int layer) {
+    return delta
+               .leaf("bert.encoder.layer." + std::to_string(layer) +
+                     ".output.adapters.thinwire.adapter_up.weight")
+               .grad()
+               .norm()
+               .item<double>() > 0;
+  };
+  std::set<std::pair<bool, bool>> seen;
+  for (std::uint64_t step = 0; step < 20; ++step) {
+    ForwardContext ctx;
+    ctx.training = true;
+    ctx.step = step;
+    delta.zero_grads();
+    tiny.loss(tiny.batch.input, ctx).backward();
+    seen.emplace(moves(0), moves(1));
+  }
+  const std::set<std::pair<bool, bool>> want{
+      {true, true}, {false, true}, {false, false}};
+  EXPECT_EQ(seen, want);
+  delta.zero_grads();
+  tiny.loss().backward();
+  EXPECT_TRUE(moves(0));
+}
 
 TEST(Composition, SeveralMethodsShareOneDelta) {
   Tiny tiny("bert_classify");

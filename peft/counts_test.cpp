@@ -131,6 +131,85 @@ TEST(Counts, HoulsbyOnT5) {
       12812288);
 }
 
+TEST(Counts, AdapterDrop) {
+  const auto base = count_t5(12, 768, 12, 64, 3072);
+  EXPECT_EQ(count(*base, "houlsby", {{"bottleneck", 24}, {"drop_first", 5}}),
+            1101984);
+  EXPECT_EQ(
+      count(*base, "houlsby",
+            {{"bottleneck", 24}, {"drop_first", 5}, {"layer_norms", false}}),
+      1054368);
+}
+
+TEST(Counts, HypercomplexAdapters) {
+  const auto base = count_t5(12, 768, 12, 64, 3072);
+  const auto largest = count_t5(24, 1024, 32, 128, 16384);
+  const Json plus_plus = {{"self_attention", false}};
+  EXPECT_EQ(count(*base, "compacter", Json::object()), 161728);
+  EXPECT_EQ(count(*base, "compacter", plus_plus), 104704);
+  EXPECT_EQ(count(*largest, "compacter", Json::object()), 429120);
+  EXPECT_EQ(count(*largest, "compacter", plus_plus), 277056);
+  EXPECT_EQ(count(*base, "compacter", {{"layer_norms", false}}), 114112);
+  EXPECT_EQ(count(*base, "phm_adapter", {{"phm_dim", 12}}), 398976);
+  EXPECT_EQ(count(*largest, "phm_adapter", {{"phm_dim", 8}}), 1111040);
+}
+
+TEST(Counts, ParallelAdapters) {
+  const auto base = count_t5(12, 768, 12, 64, 3072);
+  EXPECT_EQ(count(*base, "parallel_adapter", {{"bottleneck", 512}}), 18905088);
+  // MAM: with prefixes of 30 at every attention, as stored.
+  EXPECT_EQ(
+      count(*base, "prefix_tuning", {{"length", 30}, {"reparametrise", false}}),
+      20563968 - 18905088);
+}
+
+TEST(Counts, PrefixTuning) {
+  const auto base = count_t5(12, 768, 12, 64, 3072);
+  const auto largest = count_t5(24, 1024, 32, 128, 16384);
+  const auto stored = [](const Backbone& b, Json config) {
+    config["reparametrise"] = false;
+    config["train_head"] = false;
+    return count(b, "prefix_tuning", config);
+  };
+  EXPECT_EQ(stored(*base, {{"length", 20}}), 1105920);
+  EXPECT_EQ(stored(*base, {{"length", 200}}), 11059200);
+  EXPECT_EQ(
+      stored(*base, {{"length", 20}, {"encoder", false}, {"cross", false}}),
+      368640);
+  EXPECT_EQ(stored(*largest, {{"length", 20}}), 11796480);
+  EXPECT_EQ(stored(*count_bert(12, 768, 30522, 2), {{"length", 20}}), 368640);
+  EXPECT_EQ(count(*base, "prefix_tuning", {{"length", 20}}), 29594112);
+  EXPECT_EQ(count(*base, "prefix_tuning",
+                  {{"length", 20}, {"encoder", false}, {"cross", false}}),
+            9864704);
+}
+
+TEST(Counts, PromptTuning) {
+  const Json hundred = {{"length", 100}, {"init", "uniform"}};
+  EXPECT_EQ(count(*count_t5(12, 768, 12, 64, 3072), "prompt_tuning", hundred),
+            76800);
+  EXPECT_EQ(
+      count(*count_t5(24, 1024, 32, 128, 16384), "prompt_tuning", hundred),
+      102400);
+}
+
+TEST(Counts, Ia3) {
+  EXPECT_EQ(count(*count_t5(12, 768, 12, 64, 3072), "ia3", Json::object()),
+            129024);
+  EXPECT_EQ(count(*count_t5(24, 1024, 16, 64, 4096), "ia3", Json::object()),
+            344064);
+  EXPECT_EQ(count(*count_t5(24, 1024, 32, 128, 16384), "ia3", Json::object()),
+            1376256);
+  const auto bert = count_bert(12, 768, 30522, 2);
+  EXPECT_EQ(count(*bert, "ia3", {{"train_head", false}}), 55296);
+  // HF peft's defaults.
+  EXPECT_EQ(count(*bert, "ia3",
+                  {{"target_modules", {"key", "value", "output.dense"}},
+                   {"feedforward_modules", {"output.dense"}},
+                   {"train_head", false}}),
+            64512);
+}
+
 TEST(Counts, WhatDoesNotFitIsRefusedWithNumbers) {
   const auto refusal = [](const Backbone& b, const char* method, Json config) {
     try {
@@ -172,6 +251,24 @@ TEST(Counts, WhatDoesNotFitIsRefusedWithNumbers) {
       std::string::npos);
   EXPECT_NE(refusal(*base, "pfeiffer", {{"non_linearity", "geluu"}})
                 .find("choose one of: gelu, "),
+            std::string::npos);
+  EXPECT_EQ(refusal(*base, "compacter", {{"bottleneck", 30}}),
+            "compacter: phm_dim 4 does not divide 30, a width of "
+            "bert.encoder.layer.0.attention.output.adapters.thinwire."
+            "adapter_down.0; choose a bottleneck that it divides");
+  EXPECT_EQ(refusal(*base, "prompt_tuning", {{"length", 512}}),
+            "prompt_tuning: a prompt of 512 leaves no room for text: this bert "
+            "takes 512 tokens");
+  EXPECT_NE(
+      refusal(*base, "ia3",
+              {{"target_modules", {"key"}}, {"feedforward_modules", {"value"}}})
+          .find("value is of feedforward_modules but not of"),
+      std::string::npos);
+  EXPECT_NE(refusal(*base, "prefix_tuning", {{"encoder", false}})
+                .find("leave no attention"),
+            std::string::npos);
+  EXPECT_NE(refusal(*base, "houlsby", {{"drop_first", 12}})
+                .find("drop_first 12 leaves no layer"),
             std::string::npos);
   const auto t5 = count_t5(2, 64, 4, 16, 128);
   EXPECT_NE(refusal(*t5, "bitfit", Json::object()).find("add_missing"),

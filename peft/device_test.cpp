@@ -32,16 +32,12 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
     for (const char* model : {"bert_classify", "t5_tied", "t5_gated"}) {
-      const bool bert = model == std::string("bert_classify");
-      if (info.id == "head" && !bert) continue;
-      Json config = Json::object();
-      if (info.id == "fish_mask") config = {{"density", 0.1}, {"samples", 3}};
-      if (info.id == "bitfit" && !bert) config = {{"add_missing", true}};
-      if (info.id == "houlsby" || info.id == "pfeiffer") {
-        config = {{"bottleneck", 5}};
-      }
+      if (info.id == "head" && model != std::string("bert_classify")) continue;
       for (const bool bf16 : {false, true}) {
-        out.push_back({std::string(info.id), config, model, bf16});
+        out.push_back({std::string(info.id),
+                       testing::tiny_config(
+                           info.id, model != std::string("bert_classify")),
+                       model, bf16});
       }
     }
   }

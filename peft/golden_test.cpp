@@ -97,10 +97,15 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("lora_bert", "lora_bert_all", "lora_t5", "lora_t5_gated",
                       "lora_bert_bf16", "lora_t5_bf16", "lora_bert_int8",
                       "lora_t5_int8", "bitfit_bert", "bitfit_bert_terms",
-                      "bitfit_t5", "houlsby_bert", "houlsby_t5",
-                      "houlsby_t5_cross", "pfeiffer_bert", "pfeiffer_t5",
-                      "fish_bert", "fish_bert_true", "fish_bert_exclude",
-                      "fish_t5"),
+                      "bitfit_t5", "compacter_bert", "compacter_t5",
+                      "compacter_t5_feed_forward", "houlsby_bert", "houlsby_t5",
+                      "houlsby_t5_cross", "ia3_bert", "ia3_t5", "ia3_t5_gated",
+                      "parallel_adapter_bert", "parallel_adapter_t5",
+                      "pfeiffer_bert", "pfeiffer_t5", "phm_adapter_bert",
+                      "phm_adapter_t5", "prefix_tuning_bert",
+                      "prefix_tuning_t5", "prefix_tuning_t5_computed",
+                      "prompt_tuning_bert", "prompt_tuning_t5", "fish_bert",
+                      "fish_bert_true", "fish_bert_exclude", "fish_t5"),
     [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

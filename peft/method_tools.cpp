@@ -55,6 +55,22 @@ int decay_group(DeltaBuilder& builder, std::size_t dimensions) {
   return builder.group({.name = "no_decay", .weight_decay_factor = 0});
 }
 
+void declare_dense(DeltaBuilder& builder, std::string name,
+                   at::Tensor initial) {
+  const int group =
+      decay_group(builder, static_cast<std::size_t>(initial.dim()));
+  declare_dense(builder, std::move(name), std::move(initial), group);
+}
+
+void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial,
+                   int group) {
+  DeltaEntry e;
+  e.name = std::move(name);
+  e.shape = initial.sizes().vec();
+  e.group = group;
+  builder.add(std::move(e), std::move(initial));
+}
+
 void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot) {
   const Parameters::Slot& s = backbone.parameters().slot(slot);
   DeltaEntry e;

@@ -30,6 +30,11 @@ void check_patterns(std::string_view method, const Backbone& backbone,
 // Vectors and scalars (biases, gains) are not decayed, matrices are.
 int decay_group(DeltaBuilder& builder, std::size_t dimensions);
 
+// A dense entry of no slot's; by its dimensions decayed or not, or of `group`.
+void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial);
+void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial,
+                   int group);
+
 // A dense entry for a whole slot, named as the slot.
 void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot);
 // Every head slot that nothing trains yet: methods that train the head may be

@@ -19,6 +19,7 @@
 #include "models/test_models.h"
 #include "ops/loss.h"
 #include "peft/method.h"
+#include "peft/tiny_config.h"
 
 namespace thinwire::testing {
 

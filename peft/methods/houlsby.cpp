@@ -6,22 +6,20 @@
 // reproductions of the Compacter and HyperFormer papers.
 // Differs: normal instead of truncated normal initial values. Near-identity at
 // step 0, not identity.
+// AdapterDrop (Rücklé et al. 2021, "AdapterDrop: On the efficiency of adapters
+// in transformers", sec. 3) is drop_first and robust_drop, of every adapter.
 #include "peft/adapter_module.h"
 
 namespace thinwire {
 namespace {
 
-constexpr Field kFields[] = {
-    {"bottleneck", FieldType::kInt, "~", "width m; default 64"},
-    {"reduction_factor", FieldType::kFloat, "~", "instead: m = width / factor"},
-    {"non_linearity", FieldType::kString, "gelu",
-     "gelu, gelu_new, relu, sigmoid, swish or tanh"},
-    {"init_std", FieldType::kFloat, "0.01", "of the matrices; biases start 0"},
-    {"cross_adapter", FieldType::kBool, "false",
-     "one after cross-attention as well"},
-    {"layer_norms", FieldType::kBool, "true", "the layer norms train too"},
-    {"train_head", FieldType::kBool, "true", "the task head trains too"},
-};
+constexpr auto kFields = with(adapter_fields({.non_linearity = "gelu",
+                                              .self_attention = "true",
+                                              .layer_norms = "true"}),
+                              matrix_fields("normal", "0.01"));
+
+constexpr AdapterPreset kPreset{
+    .id = "houlsby", .input = AdapterInput::kOutput, .bottleneck = 64};
 
 }  // namespace
 
@@ -29,8 +27,7 @@ const MethodInfo& houlsby_method() {
   static const MethodInfo kInfo = {
       "houlsby", "bottlenecks after every sublayer (Houlsby et al. 2019)",
       kFields, [](const Config& config) -> std::unique_ptr<Method> {
-        return make_adapter_method("houlsby", AdapterPlace::kEverySublayer,
-                                   config);
+        return make_adapter_method(kPreset, config);
       }};
   return kInfo;
 }

@@ -10,16 +10,14 @@
 namespace thinwire {
 namespace {
 
-constexpr Field kFields[] = {
-    {"bottleneck", FieldType::kInt, "~", "width m"},
-    {"reduction_factor", FieldType::kFloat, "~",
-     "instead: m = width / factor; default 16"},
-    {"non_linearity", FieldType::kString, "relu",
-     "gelu, gelu_new, relu, sigmoid, swish or tanh"},
-    {"init_std", FieldType::kFloat, "0.02", "of the matrices; biases start 0"},
-    {"layer_norms", FieldType::kBool, "false", "the layer norms train too"},
-    {"train_head", FieldType::kBool, "true", "the task head trains too"},
-};
+constexpr auto kFields = with(adapter_fields({.non_linearity = "relu",
+                                              .self_attention = "false",
+                                              .layer_norms = "false"}),
+                              matrix_fields("normal", "0.02"));
+
+constexpr AdapterPreset kPreset{.id = "pfeiffer",
+                                .input = AdapterInput::kNormedSum,
+                                .reduction_factor = 16};
 
 }  // namespace
 
@@ -27,8 +25,7 @@ const MethodInfo& pfeiffer_method() {
   static const MethodInfo kInfo = {
       "pfeiffer", "one bottleneck per block (Pfeiffer et al. 2021)", kFields,
       [](const Config& config) -> std::unique_ptr<Method> {
-        return make_adapter_method("pfeiffer", AdapterPlace::kFeedForward,
-                                   config);
+        return make_adapter_method(kPreset, config);
       }};
   return kInfo;
 }

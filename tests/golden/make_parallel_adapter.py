@@ -1,0 +1,65 @@
+"""Golden data of parallel adapters: the formula in place of HF's modules.
+
+He et al. 2022, table 1: h + s relu(x W_down) W_up beside the feed-forward
+sublayer; x is the residual stream (post-norm models' feed-forward reads the
+same)."""
+
+import torch
+
+from common_peft import load, run, write
+from make_houlsby import adapter, tensors
+
+RELU = torch.nn.functional.relu
+
+
+def scaling(site, trained):
+    p = torch.tensor([1.7], requires_grad=True)
+    trained[site + ".adapters.thinwire.scaling"] = p
+    return p
+
+
+def bert(name):
+    model, batch = load("bert_classify")
+    g = torch.Generator().manual_seed(20)
+    trained = {}
+    for key, module in model.named_modules():
+        parts = key.split(".")
+        if len(parts) != 5 or parts[-1] != "output":
+            continue  # bert.encoder.layer.N.output
+        t = list(tensors(key, 24, 4, g, trained))
+        s = scaling(key, trained)
+
+        def forward(hidden, x, mod=module, t=t, s=s):
+            u = mod.dense(hidden) + s * adapter(x, t, RELU)
+            return mod.LayerNorm(x + u)
+
+        module.forward = forward
+    for key, p in model.named_parameters():
+        if key.startswith("classifier"):
+            trained[key] = p.requires_grad_(True)
+    config = {"bottleneck": 4, "learn_scaling": True}
+    logits = run(model, batch)
+    write(name, "bert_classify", "parallel_adapter", config, logits, trained)
+
+
+def t5(name):
+    model, batch = load("t5_gated")
+    g = torch.Generator().manual_seed(17)
+    trained = {}
+    for stack, last in (("encoder", 1), ("decoder", 2)):
+        for n, block in enumerate(getattr(model, stack).block):
+            site = f"{stack}.block.{n}.layer.{last}"
+            t = list(tensors(site, 20, 6, g, trained))
+
+            def forward(x, mod=block.layer[last], t=t):
+                u = mod.DenseReluDense(mod.layer_norm(x))
+                return x + u + 4 * adapter(x, t, RELU)
+
+            block.layer[last].forward = forward
+    config = {"bottleneck": 6, "scaling": 4}
+    logits = run(model, batch)
+    write(name, "t5_gated", "parallel_adapter", config, logits, trained)
+
+
+bert("parallel_adapter_bert")
+t5("parallel_adapter_t5")

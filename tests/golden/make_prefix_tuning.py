@@ -1,0 +1,95 @@
+"""Golden data of prefix tuning: the paper's formula in place of HF's attention.
+
+Li & Liang 2021: softmax(q [P_K; K]^T) [P_V; V]. A prefix has no position, so
+T5's relative bias is not added to its scores. Reparametrised: P = W2 tanh(W1 e
++ b1) + b2, one W2 per layer."""
+
+import torch
+import transformers.models.bert.modeling_bert as hf_bert
+import transformers.models.t5.modeling_t5 as hf_t5
+
+from common_peft import load, noise, run, write
+
+LENGTH = 3
+
+
+def attend(module, q, k, v, mask, scaling=None, position_bias=None, **_):
+    def heads(prefix):
+        split = prefix.view(LENGTH, q.shape[1], q.shape[3]).transpose(0, 1)
+        return split.expand(len(q), *split.shape)
+
+    prefix_k, prefix_v = (heads(p) for p in module.prefix())
+    scores = scaling * q @ k.transpose(2, 3)
+    if position_bias is not None:
+        scores = scores + position_bias
+    if mask is not None:
+        scores = scores + mask
+    extra = scaling * q @ prefix_k.transpose(2, 3)
+    weights = torch.cat([extra, scores], 3).softmax(3)
+    out = weights @ torch.cat([prefix_v, v], 2)
+    return out.transpose(1, 2).contiguous(), weights
+
+
+hf_bert.eager_attention_forward = hf_t5.eager_attention_forward = attend
+
+
+def attentions(model):
+    """(module, group, layer)"""
+    for key, module in model.named_modules():
+        parts = key.split(".")
+        if parts[-1] == "self" and parts[-2] == "attention":
+            yield module, "encoder", int(parts[3])
+        if parts[-1] == "EncDecAttention":
+            yield module, "cross", int(parts[2])
+        if parts[-1] == "SelfAttention":
+            group = "encoder" if parts[0] == "encoder" else "self"
+            yield module, group, int(parts[2])
+
+
+def make(name, model_name, d, width, config, seed, bottleneck=None):
+    model, batch = load(model_name)
+    g = torch.Generator().manual_seed(seed)
+    trained = {}
+
+    def tensor(key, *shape):
+        if key not in trained:
+            trained[key] = noise(shape, g, 0.4).requires_grad_(True)
+        return trained[key]
+
+    for module, group, layer in attentions(model):
+        stem = f"prefix_tuning.prefix_tunings.thinwire.{group}_prefix."
+        if bottleneck is None:
+            k = tensor(f"{stem}{layer}.keys", LENGTH, width)
+            v = tensor(f"{stem}{layer}.values", LENGTH, width)
+            module.prefix = lambda k=k, v=v: (k, v)
+            continue
+        e = tensor(stem + "wte.weight", LENGTH, d)
+        w1 = tensor(stem + "control_trans.0.weight", bottleneck, d)
+        b1 = tensor(stem + "control_trans.0.bias", bottleneck)
+        outer = f"{stem}{layer}.control_trans.2."
+        w2 = tensor(outer + "weight", 2 * width, bottleneck)
+        b2 = tensor(outer + "bias", 2 * width)
+
+        def prefix(e=e, w1=w1, b1=b1, w2=w2, b2=b2):
+            return ((e @ w1.T + b1).tanh() @ w2.T + b2).chunk(2, 1)
+
+        module.prefix = prefix
+    for key, p in model.named_parameters():
+        if key.startswith("classifier"):
+            trained[key] = p.requires_grad_(True)
+    logits = run(model, batch)
+    write(name, model_name, "prefix_tuning", config, logits, trained)
+
+
+DIRECT = {"length": LENGTH, "reparametrise": False}
+make("prefix_tuning_t5", "t5_tied", 20, 21, DIRECT, 13)
+make("prefix_tuning_bert", "bert_classify", 24, 24, DIRECT, 14)
+make(
+    "prefix_tuning_t5_computed",
+    "t5_gated",
+    20,
+    21,
+    {"length": LENGTH, "bottleneck": 5},
+    15,
+    5,
+)
