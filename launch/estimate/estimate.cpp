@@ -84,8 +84,14 @@ class Estimating {
   // Of a whole batch, on the whole model.
   Figures figures() {
     const std::int64_t e = model_.layers, d = model_.decoder_layers;
-    const std::int64_t e0 = std::min(e, kFew), d0 = std::min(d, kFew);
-    const Figures at = here(e0, d0, true);
+    std::int64_t e0 = std::min(e, kFew), d0 = std::min(d, kFew);
+    Figures at;
+    try {
+      at = here(e0, d0, true);
+    } catch (const UsageError&) {
+      // A method that leaves the first layers alone finds no place in so few.
+      at = here(e0 = e, d0 = d, true);
+    }
     Figures out = at;
     const auto add = [&](const Figures& more, std::int64_t layers) {
       const Figures to = along(at, more, static_cast<double>(layers));

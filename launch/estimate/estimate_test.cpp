@@ -65,12 +65,18 @@ class Estimate : public testing::Test {
 TEST_F(Estimate, FewLayersForetellAll) {
   for (const char* peft :
        {"{method: lora, r: 4, target_modules: [q, v]}", "{method: full}",
-        "{method: fish_mask, density: 0.02, samples: 4}"}) {
+        "{method: fish_mask, density: 0.02, samples: 4}",
+        "{method: parallel_adapter, bottleneck: 8, drop_first: 2}"}) {
     expect_affine(open(kT5, "{kind: text_to_text}", peft));
   }
   for (const char* peft :
        {"{method: lora, r: 4, target_modules: [query, value]}",
-        "{method: full}", "{method: pfeiffer}"}) {
+        "{method: full}", "{method: pfeiffer}",
+        "{method: compacter, bottleneck: 8}", "{method: ia3}",
+        "{method: parallel_adapter, bottleneck: 8}",
+        "{method: prefix_tuning, length: 5, bottleneck: 8}",
+        "{method: prompt_tuning, length: 5}",
+        "{method: houlsby, bottleneck: 8, drop_first: 3}"}) {
     expect_affine(open(kBert, "{kind: classify, labels: 2}", peft));
   }
 }

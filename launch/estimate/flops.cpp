@@ -140,18 +140,23 @@ class Count {
     return false;
   }
 
-  // A matrix that stands beside the backbone's: forward, both gradients.
+  // A matrix that stands beside the backbone's, named after the site that it
+  // stands at: forward, both gradients. Others (prompts, what prefixes are made
+  // from) meet no token.
   void own(const DeltaEntry& e) {
     if (e.shape.size() < 2) return;
-    double tokens =
-        e.name.find("decoder") != std::string::npos ? all_.target : all_.input;
+    const Site* at = nullptr;
     for (const Site& site : backbone_.sites()) {
-      if (site.kind == SiteKind::kLinear &&
-          e.name.find(site.name + ".") != std::string::npos) {
-        tokens = rows(site, use_of(site));
-        break;
+      if (site.kind != SiteKind::kLinear && site.kind != SiteKind::kSublayer) {
+        continue;
       }
+      if (e.name.find(site.name + ".") == std::string::npos) continue;
+      if (at == nullptr || site.name.size() > at->name.size()) at = &site;
     }
+    if (at == nullptr) return;
+    const double tokens = at->kind == SiteKind::kLinear ? rows(*at, use_of(*at))
+                          : at->stack == Stack::kDecoder ? all_.target
+                                                         : all_.input;
     const double product = 2 * tokens * static_cast<double>(e.count);
     flops_.forward += product;
     flops_.backward += 2 * product;
