@@ -268,6 +268,7 @@ struct Architecture {
 };
 constexpr Architecture kArchitectures[] = {
     {"bert", "bert", &make_bert},
+    {"roberta", "roberta", &make_bert},
     {"t5", "transformer", &make_t5},
 };
 

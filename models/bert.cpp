@@ -1,5 +1,8 @@
-// BERT. Devlin et al. 2019, "BERT: Pre-training of deep bidirectional
-// transformers for language understanding". Post-norm blocks.
+// BERT and RoBERTa. Devlin et al. 2019, "BERT: Pre-training of deep
+// bidirectional transformers for language understanding"; Liu et al. 2019,
+// "RoBERTa: A robustly optimized BERT pretraining approach": other names,
+// positions that begin behind the padding token's, and a first token that goes
+// to the head without a pooler. Post-norm blocks.
 // T rows, d model width; everything outside attention runs on packed [T, d].
 #include <cmath>
 
@@ -33,13 +36,14 @@ struct Block {
 
 class Bert : public Backbone {
  public:
-  Bert(const ModelConfig& config, TensorSource& source) : Backbone(config) {
+  Bert(const ModelConfig& config, TensorSource& source)
+      : Backbone(config), name_(config.architecture) {
     const std::int64_t d = config_.d_model;
-    const std::string e = "bert.embeddings";
+    const std::string e = name_ + ".embeddings";
     words_ =
         add(source, e + ".word_embeddings.weight", {config_.vocab_size, d});
     positions_ = add(source, e + ".position_embeddings.weight",
-                     {config_.max_positions, d});
+                     {config_.first_position + config_.max_positions, d});
     types_ = add(source, e + ".token_type_embeddings.weight",
                  {config_.type_vocab, d});
     embeddings_norm_ = add_norm(source, e + ".LayerNorm");
@@ -53,11 +57,11 @@ class Bert : public Backbone {
                             .d_out = d,
                             .weight = words_});
     for (int i = 0; i < config_.layers; ++i) add_block(source, i);
+    if (config_.dense_head) return;
     // Checkpoints of masked language models have none.
-    if (!source.contains("bert.pooler.dense.weight") && is_checkpoint(source)) {
-      return;
-    }
-    pooler_ = add_linear(source, "bert.pooler.dense", d, d, Role::kPooler, -1);
+    const std::string pooler = name_ + ".pooler.dense";
+    if (!source.contains(pooler + ".weight") && is_checkpoint(source)) return;
+    pooler_ = add_linear(source, pooler, d, d, Role::kPooler, -1);
   }
 
   BackboneOutput forward(const BackboneInput& in,
@@ -87,34 +91,34 @@ class Bert : public Backbone {
   }
 
   BackboneOutput encode(const BackboneInput&, const ForwardContext&) override {
-    fail<InternalError>("bert has no encoder apart from forward()");
+    fail<InternalError>("{} has no encoder apart from forward()", name_);
   }
   BackboneOutput decode(const BackboneOutput&, const BackboneInput&,
                         const ForwardContext&) override {
-    fail<InternalError>("bert has no decoder");
+    fail<InternalError>("{} has no decoder", name_);
   }
 
   at::Tensor pooled(const BackboneOutput& out,
                     const ForwardContext& outer) override {
+    const at::Tensor first =
+        out.hidden.index_select(0, beside(out.first_rows, out.hidden));
+    if (config_.dense_head) return first;
     if (pooler_ < 0) {
       fail<UsageError>(
-          "this checkpoint has no bert.pooler.dense, which classification and "
-          "regression read (a masked language model's save leaves it out)");
+          "this checkpoint has no {}.pooler.dense, which classification and "
+          "regression read (a masked language model's save leaves it out)",
+          name_);
     }
     const Layout layout = pooled_layout(out.layout);
     ForwardContext ctx = outer;
     ctx.layout = &layout;
-    return linear(
-               pooler_,
-               out.hidden.index_select(0, beside(out.first_rows, out.hidden)),
-               ctx)
-        .tanh();
+    return linear(pooler_, first, ctx).tanh();
   }
 
  private:
   // A source that has not even the word embeddings makes its values up.
-  static bool is_checkpoint(const TensorSource& source) {
-    return source.contains("bert.embeddings.word_embeddings.weight");
+  bool is_checkpoint(const TensorSource& source) const {
+    return source.contains(name_ + ".embeddings.word_embeddings.weight");
   }
 
   int add(TensorSource& source, const std::string& name,
@@ -169,7 +173,7 @@ class Bert : public Backbone {
 
   void add_block(TensorSource& source, int i) {
     const std::int64_t d = config_.d_model, ff = config_.d_ff;
-    const std::string name = fmt::format("bert.encoder.layer.{}", i);
+    const std::string name = fmt::format("{}.encoder.layer.{}", name_, i);
     const std::string attention = name + ".attention";
     constexpr Role kSelf = Role::kSelfAttention, kFF = Role::kFeedForward;
     Block b;
@@ -206,7 +210,11 @@ class Bert : public Backbone {
     at::Tensor x = look_up(words_, in.tokens, ctx, config_.pad_id);
     x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
     check_positions(stream.layout);
-    x = x.add(look_up(positions_, stream.layout.positions, ctx));
+    at::Tensor positions = stream.layout.positions;
+    if (config_.first_position > 0) {
+      positions = positions.add(config_.first_position);
+    }
+    x = x.add(look_up(positions_, positions, ctx));
     x = x.add(look_up(types_, types_of(in, stream), ctx));
     return drop(norm(x, embeddings_norm_, ctx), config_.dropout,
                 embeddings_dropout_, ctx);
@@ -284,6 +292,7 @@ class Bert : public Backbone {
     return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
   }
 
+  std::string name_;  // of the model in its tensors' names
   int words_ = -1, positions_ = -1, types_ = -1;
   Norm embeddings_norm_;
   int embeddings_ = -1, pooler_ = -1;

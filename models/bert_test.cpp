@@ -11,13 +11,13 @@
 namespace thinwire {
 namespace {
 
-TEST(Bert, ClassificationAgreesWithHfForwardAndBackward) {
-  const std::string folder = golden_path("bert_classify");
+void expect_classification(const std::string& architecture) {
+  const std::string folder = golden_path(architecture + "_classify");
   const SafetensorsFile golden(folder + "/golden.safetensors");
   const auto bert = load_backbone(folder);
   EXPECT_EQ(bert->config().labels, 3);
   const int classifier =
-      add_classifier(*bert, *open_hf_folder(folder, "bert"), 3);
+      add_classifier(*bert, *open_hf_folder(folder, architecture), 3);
   train_everything(*bert);
   const HfBatch batch = golden_inputs(golden, bert->config());
   EXPECT_FALSE(batch.encoder.first_hidden);
@@ -29,6 +29,22 @@ TEST(Bert, ClassificationAgreesWithHfForwardAndBackward) {
   EXPECT_TRUE(golden_close("loss", loss, golden.tensor("loss")));
   loss.backward();
   expect_golden_grads(*bert, golden);
+}
+
+TEST(Bert, ClassificationAgreesWithHfForwardAndBackward) {
+  expect_classification("bert");
+}
+
+TEST(Roberta, ClassificationAgreesWithHfForwardAndBackward) {
+  expect_classification("roberta");
+}
+
+TEST(Roberta, PaddingThatIsNotHiddenIsRefused) {
+  const auto roberta = load_backbone(golden_path("roberta_classify"));
+  EXPECT_EQ(roberta->config().max_positions, 17);
+  const at::Tensor ids = at::ones({1, 3}, at::kLong);
+  EXPECT_THROW(read_hf_inputs({{"input_ids", ids}}, roberta->config()),
+               UsageError);
 }
 
 TEST(Bert, RegressionAgreesWithHfForwardAndBackward) {

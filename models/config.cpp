@@ -132,6 +132,18 @@ void read_bert(const Reader& in, ModelConfig& c) {
   c.pad_id = in.token("pad_token_id", 0);
 }
 
+void read_roberta(const Reader& in, ModelConfig& c) {
+  read_bert(in, c);
+  c.pad_id = in.token("pad_token_id", 1);
+  c.first_position = c.pad_id + 1;
+  c.max_positions -= c.first_position;
+  if (c.max_positions < 1) {
+    in.wrong("max_position_embeddings",
+             fmt::format("more than {}", c.first_position));
+  }
+  c.dense_head = true;
+}
+
 void read_t5(const Reader& in, ModelConfig& c) {
   c.d_model = in.positive("d_model");
   c.heads = in.positive("num_heads");
@@ -181,8 +193,8 @@ struct Architecture {
   const char* name;
   void (*read)(const Reader&, ModelConfig&);
 };
-constexpr Architecture kArchitectures[] = {{"bert", read_bert},
-                                           {"t5", read_t5}};
+constexpr Architecture kArchitectures[] = {
+    {"bert", read_bert}, {"roberta", read_roberta}, {"t5", read_t5}};
 
 std::int64_t label_count(const Reader& in, const json& raw) {
   if (raw.contains("id2label") && raw["id2label"].is_object() &&

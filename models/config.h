@@ -10,10 +10,11 @@
 namespace thinwire {
 
 struct ModelConfig {
-  std::string architecture;  // "bert" | "t5"
+  std::string architecture;  // "bert" | "roberta" | "t5"
   std::int64_t d_model = 0, heads = 0, d_kv = 0, d_ff = 0;
   std::int64_t layers = 0, decoder_layers = 0;
-  std::int64_t vocab_size = 0, max_positions = 0, type_vocab = 0;
+  std::int64_t vocab_size = 0, type_vocab = 0;
+  std::int64_t max_positions = 0;  // tokens that a sequence may have
   double norm_eps = 1e-12;
   std::string activation;  // relu | gelu | gelu_new
   bool gated = false;
@@ -21,6 +22,12 @@ struct ModelConfig {
   double initializer_range = 0.02;  // T5: initializer_factor
   std::int64_t relative_buckets = 32, relative_max_distance = 128;
   bool scale_decoder_outputs = false;
+  // A position's row in the table of positions, less itself; RoBERTa counts
+  // from behind the padding token's.
+  std::int64_t first_position = 0;
+  // The head of sentence-level tasks has a layer of its own before the last, in
+  // place of the backbone's pooler.
+  bool dense_head = false;
   std::int64_t pad_id = 0, eos_id = -1, decoder_start_id = -1;
   std::int64_t labels = 2;
   nlohmann::json raw;

@@ -15,9 +15,12 @@ nlohmann::json config_of(const Backbone& backbone) {
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   const Parameters& p = backbone.parameters();
-  const int head = p.find("classifier.weight");
-  if (backbone.config().architecture != "bert" || head < 0) return config;
-  config["architectures"] = {"BertForSequenceClassification"};
+  const bool dense = backbone.config().dense_head;
+  const int head =
+      p.find(dense ? "classifier.out_proj.weight" : "classifier.weight");
+  if (head < 0) return config;
+  config["architectures"] = {dense ? "RobertaForSequenceClassification"
+                                   : "BertForSequenceClassification"};
   const std::int64_t labels = p.slot(head).frozen.size(0);
   if (labels == backbone.config().labels && config.contains("id2label")) {
     return config;

@@ -73,19 +73,22 @@ void check_range(const char* name, const at::Tensor& ids, std::int64_t end,
   }
 }
 
-// ids, mask [B, L]; a mask that is undefined hides nothing.
+// ids, mask [B, L]; a mask that is undefined hides nothing. padding: RoBERTa's,
+// which counts positions over the other tokens alone; else they are columns.
 TokenStream pack(const char* name, const at::Tensor& ids, at::Tensor mask,
-                 HfCells& cells) {
+                 HfCells& cells, std::int64_t padding = -1) {
   cells.batch = ids.size(0);
   cells.length = ids.size(1);
   if (!mask.defined()) mask = at::ones_like(ids);
   const std::int64_t* m = mask.const_data_ptr<std::int64_t>();
+  const std::int64_t* id = ids.const_data_ptr<std::int64_t>();
   std::vector<std::int64_t> lengths, positions, rows;
   bool holes = false;
   for (std::int64_t b = 0; b < cells.batch; ++b) {
-    std::int64_t n = 0;
+    std::int64_t n = 0, padded = 0;
     for (std::int64_t i = 0; i < cells.length; ++i) {
       const std::int64_t cell = b * cells.length + i;
+      if (padding >= 0 && id[cell] == padding) ++padded;
       if (m[cell] == 0) {
         cells.first_hidden |= i == 0;
         continue;
@@ -96,8 +99,14 @@ TokenStream pack(const char* name, const at::Tensor& ids, at::Tensor mask,
             "and 1",
             name, m[cell], cell);
       }
-      holes |= i != n;
-      positions.push_back(i);
+      if (padding >= 0 && id[cell] == padding) {
+        fail<UsageError>(
+            "inputs: 'input_ids' holds the padding token {} at element {}, "
+            "which '{}' does not hide",
+            padding, cell, name);
+      }
+      holes |= i - padded != n;
+      positions.push_back(i - padded);
       rows.push_back(cell);
       ++n;
     }
@@ -204,7 +213,7 @@ HfBatch read_hf_inputs(const NamedTensors& tensors, const ModelConfig& config) {
   HfBatch out;
   out.input.encoder =
       pack("attention_mask", ids, in.whole("attention_mask", ids.sizes()),
-           out.encoder);
+           out.encoder, config.first_position > 0 ? config.pad_id : -1);
   const std::int64_t batch = out.encoder.batch;
   out.input.tasks.assign(static_cast<std::size_t>(batch), 0);
   out.input.sample_ids.resize(static_cast<std::size_t>(batch));

@@ -59,26 +59,40 @@ inline HfBatch golden_inputs(const SafetensorsFile& golden,
   return read_hf_inputs(inputs, config);
 }
 
-// The classification or regression head of a golden BERT: its site.
-inline int add_classifier(Backbone& backbone, TensorSource& source,
-                          std::int64_t labels) {
+// A layer of a golden model's head: its site.
+inline int add_head_layer(Backbone& backbone, TensorSource& source,
+                          const std::string& name, std::int64_t outputs) {
   const std::int64_t d = backbone.config().d_model;
   Parameters& p = backbone.parameters();
   const int weight =
-      p.add("classifier.weight",
-            source.get({"classifier.weight"}, {labels, d}, {}), true);
-  const int bias = p.add("classifier.bias",
-                         source.get({"classifier.bias"}, {labels}, {}), true);
-  return backbone.add_head_linear("classifier", weight, bias, d, labels);
+      p.add(name + ".weight", source.get({name + ".weight"}, {outputs, d}, {}),
+            true);
+  const int bias =
+      p.add(name + ".bias", source.get({name + ".bias"}, {outputs}, {}), true);
+  return backbone.add_head_linear(name, weight, bias, d, outputs);
+}
+
+// The classification or regression head of a golden BERT or RoBERTa: the site
+// of its last layer.
+inline int add_classifier(Backbone& backbone, TensorSource& source,
+                          std::int64_t labels) {
+  if (!backbone.config().dense_head) {
+    return add_head_layer(backbone, source, "classifier", labels);
+  }
+  add_head_layer(backbone, source, "classifier.dense",
+                 backbone.config().d_model);
+  return add_head_layer(backbone, source, "classifier.out_proj", labels);
 }
 
 inline at::Tensor classify(Backbone& backbone, int classifier,
                            const BackboneInput& in, ForwardContext ctx) {
   const BackboneOutput out = backbone.forward(in, ctx);
-  const at::Tensor pooled = backbone.pooled(out, ctx);
+  at::Tensor x = backbone.pooled(out, ctx);
   const Layout layout = pooled_layout(out.layout);
   ctx.layout = &layout;
-  return backbone.linear(classifier, pooled, ctx);
+  const int dense = backbone.find_site(SiteKind::kLinear, "classifier.dense");
+  if (dense >= 0) x = backbone.linear(dense, x, ctx).tanh();
+  return backbone.linear(classifier, x, ctx);
 }
 
 }  // namespace thinwire

@@ -51,12 +51,12 @@ Start start_of(std::string_view method) {
 std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
-    for (const char* model : {"bert_classify", "t5_tied", "t5_gated"}) {
-      if (info.id == "head" && model != std::string("bert_classify")) continue;
-      out.push_back(
-          {std::string(info.id),
-           tiny_config(info.id, model != std::string("bert_classify")), model,
-           start_of(info.id)});
+    for (const std::string model :
+         {"bert_classify", "roberta_classify", "t5_tied", "t5_gated"}) {
+      if (info.id == "head" && model.starts_with("t5")) continue;
+      out.push_back({std::string(info.id),
+                     tiny_config(info.id, model.starts_with("t5")), model,
+                     start_of(info.id)});
     }
   }
   const auto more = [&](const char* method, Json config, const char* model,

@@ -8,6 +8,7 @@ namespace thinwire {
 namespace {
 
 using testing::count_bert;
+using testing::count_roberta;
 using testing::count_t5;
 using Json = nlohmann::ordered_json;
 
@@ -129,6 +130,27 @@ TEST(Counts, HoulsbyOnT5) {
   EXPECT_EQ(
       count(*count_t5(24, 1024, 32, 128, 16384), "houlsby", Json::object()),
       12812288);
+}
+
+// HF's counts of base and large have a pooler, which the head does without.
+TEST(Counts, Roberta) {
+  const auto base = count_roberta(12, 768, 2);
+  const auto large = count_roberta(24, 1024, 2);
+  const std::int64_t pooler = 768 * 769, large_pooler = 1024 * 1025;
+  EXPECT_EQ(base->parameters().count(), 124645632 - pooler + 592130);
+  EXPECT_EQ(large->parameters().count(), 355359744 - large_pooler + 1051650);
+  EXPECT_EQ(count(*base, "lora", {{"r", 8}}), 887042);
+  EXPECT_EQ(count(*large, "lora", {{"r", 8}}), 1838082);
+  EXPECT_EQ(count(*base, "head", Json::object()), 592130);
+  EXPECT_EQ(count(*base, "ia3", {{"train_head", false}}), 55296);
+  // MAM, 0.5 % of the backbone: prefixes and scaled parallel adapters of 16.
+  const std::int64_t prefixes =
+      count(*base, "prefix_tuning",
+            {{"length", 16}, {"reparametrise", false}, {"train_head", false}});
+  const std::int64_t adapters = count(
+      *base, "parallel_adapter", {{"bottleneck", 16}, {"train_head", false}});
+  EXPECT_EQ(prefixes, 294912);
+  EXPECT_EQ(adapters, 304320);
 }
 
 TEST(Counts, AdapterDrop) {

@@ -49,24 +49,43 @@ inline void add_head(Backbone& backbone, TensorSource& source,
   if (labels > 0) add_classifier(backbone, source, labels);
 }
 
-// HF's bert-*: 0 labels is no head.
+// HF's bert-* or roberta-*: 0 labels is no head.
+inline std::unique_ptr<Backbone> count_encoder(const nlohmann::json& more,
+                                               std::int64_t layers,
+                                               std::int64_t d,
+                                               std::int64_t labels) {
+  CountSource source;
+  nlohmann::json json = {{"hidden_size", d},
+                         {"num_hidden_layers", layers},
+                         {"num_attention_heads", d / 64},
+                         {"intermediate_size", 4 * d},
+                         {"hidden_act", "gelu"}};
+  json.update(more);
+  auto backbone = make_bert(config_of(json), source);
+  add_head(*backbone, source, labels);
+  return backbone;
+}
+
 inline std::unique_ptr<Backbone> count_bert(std::int64_t layers, std::int64_t d,
                                             std::int64_t vocab,
                                             std::int64_t labels) {
-  CountSource source;
-  auto backbone = make_bert(config_of({{"model_type", "bert"},
-                                       {"hidden_size", d},
-                                       {"num_hidden_layers", layers},
-                                       {"num_attention_heads", d / 64},
-                                       {"intermediate_size", 4 * d},
-                                       {"vocab_size", vocab},
-                                       {"max_position_embeddings", 512},
-                                       {"type_vocab_size", 2},
-                                       {"hidden_act", "gelu"},
-                                       {"pad_token_id", 0}}),
-                            source);
-  add_head(*backbone, source, labels);
-  return backbone;
+  return count_encoder({{"model_type", "bert"},
+                        {"vocab_size", vocab},
+                        {"max_position_embeddings", 512},
+                        {"type_vocab_size", 2},
+                        {"pad_token_id", 0}},
+                       layers, d, labels);
+}
+
+inline std::unique_ptr<Backbone> count_roberta(std::int64_t layers,
+                                               std::int64_t d,
+                                               std::int64_t labels) {
+  return count_encoder({{"model_type", "roberta"},
+                        {"vocab_size", 50265},
+                        {"max_position_embeddings", 514},
+                        {"type_vocab_size", 1},
+                        {"pad_token_id", 1}},
+                       layers, d, labels);
 }
 
 // HF's t5-*, 1.0.
@@ -107,8 +126,9 @@ struct Tiny {
       backbone = make_backbone(
           config, *matrices_in(dtype, open_weights(golden_path(name), config)));
     }
-    if (backbone->config().architecture == "bert") {
-      const auto source = open_hf_folder(golden_path(name), "bert");
+    if (backbone->config().decoder_layers == 0) {
+      const auto source =
+          open_hf_folder(golden_path(name), backbone->config().architecture);
       classifier = add_classifier(*backbone, *source, 3);
     }
     batch = golden_inputs(golden, backbone->config());

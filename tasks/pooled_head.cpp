@@ -9,14 +9,23 @@
 namespace thinwire {
 namespace {
 
-constexpr std::string_view kSite = "classifier";
-
 int add_slot(Backbone& backbone, TensorSource& source, TensorSource& random,
-             const char* name, const std::vector<std::int64_t>& shape,
+             const std::string& name, const std::vector<std::int64_t>& shape,
              const Init& init) {
   at::Tensor value = source.get({name}, shape, init, /*required=*/false);
   if (!value.defined()) value = random.get({name}, shape, init);
   return backbone.parameters().add(name, std::move(value), /*head=*/true);
+}
+
+int add_layer(Backbone& backbone, TensorSource& source, TensorSource& random,
+              const std::string& name, std::int64_t outputs) {
+  const ModelConfig& config = backbone.config();
+  const int weight = add_slot(
+      backbone, source, random, name + ".weight", {outputs, config.d_model},
+      {Init::Kind::kNormal, static_cast<float>(config.initializer_range)});
+  const int bias = add_slot(backbone, source, random, name + ".bias", {outputs},
+                            {Init::Kind::kZeros, 0});
+  return backbone.add_head_linear(name, weight, bias, config.d_model, outputs);
 }
 
 }  // namespace
@@ -32,29 +41,34 @@ void PooledHead::add(Backbone& backbone, TensorSource& source,
         kind, config.architecture);
   }
   const auto random = random_source(seed);
-  const int weight = add_slot(
-      backbone, source, *random, "classifier.weight", {outputs, config.d_model},
-      {Init::Kind::kNormal, static_cast<float>(config.initializer_range)});
-  const int bias = add_slot(backbone, source, *random, "classifier.bias",
-                            {outputs}, {Init::Kind::kZeros, 0});
-  site_ = backbone.add_head_linear(std::string(kSite), weight, bias,
-                                   config.d_model, outputs);
+  if (config.dense_head) {
+    dense_ = add_layer(backbone, source, *random, "classifier.dense",
+                       config.d_model);
+  }
+  last_ = add_layer(backbone, source, *random,
+                    config.dense_head ? "classifier.out_proj" : "classifier",
+                    outputs);
 }
 
 at::Tensor PooledHead::forward(Backbone& backbone, const BackboneInput& in,
                                const ForwardContext& outer) const {
-  THINWIRE_ASSERT(site_ >= 0, "add_head() was not called");
+  THINWIRE_ASSERT(last_ >= 0, "add_head() was not called");
   const BackboneOutput out = backbone.forward(in, outer);
-  at::Tensor x = backbone.pooled(out, outer);
   const Layout layout = pooled_layout(out.layout);
   ForwardContext ctx = outer;
   ctx.layout = &layout;
-  if (ctx.training) {
-    static const std::uint32_t kDropout = dropout_site("classifier.dropout");
-    x = dropout(x, backbone.config().classifier_dropout,
-                ctx.dropout_key(kDropout), layout);
+  const auto drop = [&](const at::Tensor& x, std::uint32_t site) {
+    if (!ctx.training) return x;
+    return dropout(x, backbone.config().classifier_dropout,
+                   ctx.dropout_key(site), layout);
+  };
+  static const std::uint32_t kDropout = dropout_site("classifier.dropout");
+  static const std::uint32_t kInner = dropout_site("classifier.dense.dropout");
+  at::Tensor x = drop(backbone.pooled(out, outer), kDropout);
+  if (dense_ >= 0) {
+    x = drop(backbone.linear(dense_, x, ctx).tanh(), kInner);
   }
-  return backbone.linear(site_, x, ctx);
+  return backbone.linear(last_, x, ctx);
 }
 
 }  // namespace thinwire

@@ -1,6 +1,7 @@
-// The head of sentence-level tasks, as HF's *ForSequenceClassification:
-// dropout on the pooled vector, then one linear layer, `classifier`; and what
-// such tasks share.
+// The head of sentence-level tasks, as HF's *ForSequenceClassification: dropout
+// on the pooled vector, then one linear layer, `classifier`; RoBERTa's:
+// `classifier.dense` with tanh and dropout before `classifier.out_proj`. And
+// what such tasks share.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,10 @@ namespace thinwire {
 
 class PooledHead {
  public:
-  // Adds classifier.weight [outputs, d] and .bias [outputs] to the backbone:
-  // the checkpoint's, else weights normal with the model's own spread, as a
-  // function of (seed, name), and zero bias. Throws UsageError where the
-  // backbone is an encoder-decoder, naming `kind`.
+  // Adds the head's weights and biases to the backbone, the last layer's
+  // [outputs, d]: the checkpoint's, else weights normal with the model's own
+  // spread, as a function of (seed, name), and zero bias. Throws UsageError
+  // where the backbone is an encoder-decoder, naming `kind`.
   void add(Backbone& backbone, TensorSource& source, std::int64_t outputs,
            std::uint64_t seed, std::string_view kind);
   // [B, outputs]
@@ -25,7 +26,7 @@ class PooledHead {
                      const ForwardContext& ctx) const;
 
  private:
-  int site_ = -1;
+  int dense_ = -1, last_ = -1;  // linear sites
 };
 
 // A task whose logits are the head's outputs, [B, outputs].

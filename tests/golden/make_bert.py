@@ -110,6 +110,9 @@ def bare_model(name, seed):
     )
 
 
-sequence_model("bert_classify", 1, torch.tensor([2, 0, 1]), num_labels=3)
-sequence_model("bert_regress", 2, torch.tensor([0.5, -1.25, 2.0]), num_labels=1)
-bare_model("bert_bare", 3)
+if __name__ == "__main__":
+    sequence_model("bert_classify", 1, torch.tensor([2, 0, 1]), num_labels=3)
+    sequence_model(
+        "bert_regress", 2, torch.tensor([0.5, -1.25, 2.0]), num_labels=1
+    )
+    bare_model("bert_bare", 3)
