@@ -37,7 +37,7 @@ class MethodRun : public ::testing::TestWithParam<Case> {
     Job job;
     job.text = c.text;
     job.model = c.text ? t5_config(0.1) : bert_config(0.1);
-    Config config = testing::tiny_config(c.method, c.text);
+    Config config = testing::tiny_config(c.method);
     // Of the methods that have one of their own.
     for (const Field& f : find_method(c.method).fields) {
       if (f.name == "dropout") config["dropout"] = 0.2;

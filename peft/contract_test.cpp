@@ -22,13 +22,12 @@
 namespace thinwire {
 namespace {
 
+using testing::contract_of;
+using testing::Start;
 using testing::Tiny;
 using testing::tiny_config;
 using testing::TinyScoring;
 using Json = nlohmann::ordered_json;
-
-// What step 0 is to the bare backbone, as the paper has it.
-enum class Start { kEqual, kNear, kAnother };
 
 struct Case {
   std::string method;
@@ -41,22 +40,14 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.method << " " << c.config << " on " << c.model;
 }
 
-Start start_of(std::string_view method) {
-  for (const char* near : {"compacter", "houlsby", "pfeiffer", "phm_adapter"}) {
-    if (method == near) return Start::kNear;
-  }
-  return method.starts_with("pr") ? Start::kAnother : Start::kEqual;
-}
-
 std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
     for (const std::string model :
          {"bert_classify", "roberta_classify", "t5_tied", "t5_gated"}) {
       if (info.id == "head" && model.starts_with("t5")) continue;
-      out.push_back({std::string(info.id),
-                     tiny_config(info.id, model.starts_with("t5")), model,
-                     start_of(info.id)});
+      out.push_back({std::string(info.id), tiny_config(info.id), model,
+                     contract_of(info.id).start});
     }
   }
   const auto more = [&](const char* method, Json config, const char* model,

@@ -36,7 +36,7 @@ std::vector<Case> cases() {
       if (info.id == "head" && model.starts_with("t5")) continue;
       for (const bool bf16 : {false, true}) {
         out.push_back({std::string(info.id),
-                       testing::tiny_config(info.id, model.starts_with("t5")),
+                       testing::tiny_config(info.id),
                        model, bf16});
       }
     }

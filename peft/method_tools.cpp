@@ -50,6 +50,13 @@ void check_patterns(std::string_view method, const Backbone& backbone,
   }
 }
 
+std::vector<int> query_value_sites(const Backbone& backbone,
+                                   std::string_view method) {
+  std::vector<std::string> usual = {"query", "value"};
+  if (backbone.config().architecture == "t5") usual = {"q", "v"};
+  return match_linear_sites(backbone, usual, method);
+}
+
 int decay_group(DeltaBuilder& builder, std::size_t dimensions) {
   if (dimensions >= 2) return builder.group({.name = "default"});
   return builder.group({.name = "no_decay", .weight_decay_factor = 0});
@@ -109,6 +116,17 @@ at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
   merged.emplace_back(slot, now.to(at::kFloat, /*non_blocking=*/false,
                                    /*copy=*/true));
   return merged.back().second;
+}
+
+at::Tensor& own_weight(MergedSlots& merged, const Backbone& backbone,
+                       const Site& site, std::string_view method) {
+  const std::string& slot = backbone.parameters().slot(site.weight).name;
+  if (slot != site.name + ".weight") {
+    fail<UsageError>(
+        "{}: {} shares its weight with {}, so its change cannot be merged",
+        method, site.name, slot);
+  }
+  return merged_weight(merged, backbone, site.weight);
 }
 
 void merge_targets(MergedSlots& merged, const Backbone& backbone,

@@ -27,6 +27,11 @@ bool matches_any(std::string_view name,
 void check_patterns(std::string_view method, const Backbone& backbone,
                     const std::vector<std::string>& patterns);
 
+// The query and value projections of every attention, HF peft's default targets
+// of this architecture.
+std::vector<int> query_value_sites(const Backbone& backbone,
+                                   std::string_view method);
+
 // Vectors and scalars (biases, gains) are not decayed, matrices are.
 int decay_group(DeltaBuilder& builder, std::size_t dimensions);
 
@@ -47,6 +52,10 @@ bool is_layer_norm(std::string_view slot_name);
 // backbone uses now, when it is not there yet.
 at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
                           int slot);
+// Of a linear site. Throws UsageError where another module has the same weight,
+// which would change with it.
+at::Tensor& own_weight(MergedSlots& merged, const Backbone& backbone,
+                       const Site& site, std::string_view method);
 // Every target of the delta's entries.
 void merge_targets(MergedSlots& merged, const Backbone& backbone,
                    const Delta& delta);

@@ -114,13 +114,7 @@ class Ia3 : public Method {
     for (const Target& t : targets(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(t.site)];
       const at::Tensor l = delta.leaf(entry_name(site)).detach();
-      const std::string& slot = backbone.parameters().slot(site.weight).name;
-      if (slot != site.name + ".weight") {
-        fail<UsageError>(
-            "ia3: {} shares its weight with {}, so its scale cannot be merged",
-            site.name, slot);
-      }
-      merged_weight(slots, backbone, site.weight).mul_(l);
+      own_weight(slots, backbone, site, id()).mul_(l);
       if (site.bias >= 0 && !t.input) {
         merged_weight(slots, backbone, site.bias).mul_(l.view({-1}));
       }

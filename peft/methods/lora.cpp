@@ -15,7 +15,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
-#include "ops/dropout.h"
+#include "peft/input_dropout.h"
 #include "peft/method_tools.h"
 
 namespace thinwire {
@@ -83,31 +83,20 @@ class LoraPath : public LinearAttachment {
       : a_(std::move(a)),
         b_(std::move(b)),
         scale_(scale),
-        dropout_(dropout),
-        dropout_site_(dropout_site(site.name + ".lora_dropout")) {}
+        dropout_(dropout, site.name + ".lora_dropout") {}
 
   at::Tensor path(const at::Tensor& x, const ForwardContext& ctx) override {
-    return at::linear(at::linear(drop(x, ctx), a_).mul(scale_), b_);
+    return at::linear(at::linear(dropout_(x, ctx), a_).mul(scale_), b_);
   }
   LowRank low_rank(const ForwardContext& ctx) override {
-    if (ctx.training && dropout_ > 0) return {};
+    if (dropout_.acts(ctx)) return {};
     return {a_, b_, scale_};
   }
 
  private:
-  at::Tensor drop(const at::Tensor& x, const ForwardContext& ctx) const {
-    if (!ctx.training || dropout_ == 0) return x;
-    const DropoutKey key = ctx.dropout_key(dropout_site_);
-    // A head reads one row of each sequence.
-    if (x.size(0) == ctx.layout->rows()) {
-      return dropout(x, dropout_, key, *ctx.layout);
-    }
-    return dropout_pooled(x, dropout_, key, *ctx.layout);
-  }
-
   at::Tensor a_, b_;
-  double scale_, dropout_;
-  std::uint32_t dropout_site_;
+  double scale_;
+  InputDropout dropout_;
 };
 
 class Lora : public Method {
@@ -116,7 +105,7 @@ class Lora : public Method {
       : config_(std::move(config)),
         r_(config_.at("r").get<std::int64_t>()),
         alpha_(config_.at("alpha").get<double>()),
-        dropout_(config_.at("dropout").get<double>()),
+        dropout_(checked_dropout(config_.at("dropout").get<double>(), "lora")),
         rslora_(config_.at("use_rslora").get<bool>()),
         targets_(string_list(config_.at("target_modules"))),
         rank_pattern_(
@@ -128,9 +117,6 @@ class Lora : public Method {
     }
     if (!(alpha_ > 0) || !std::isfinite(alpha_)) {
       fail<UsageError>("lora: alpha must be positive, got {}", alpha_);
-    }
-    if (!(dropout_ >= 0 && dropout_ < 1)) {
-      fail<UsageError>("lora: dropout must be in [0, 1), got {}", dropout_);
     }
   }
 
@@ -179,15 +165,7 @@ class Lora : public Method {
       const Site& site = backbone.sites()[static_cast<std::size_t>(number)];
       const at::Tensor a = delta.leaf(entry_name(site, 'A')).detach();
       const at::Tensor b = delta.leaf(entry_name(site, 'B')).detach();
-      const std::string& slot = backbone.parameters().slot(site.weight).name;
-      if (slot != site.name + ".weight") {
-        fail<UsageError>(
-            "lora: {} shares its weight with {}, so its update "
-            "cannot be merged",
-            site.name, slot);
-      }
-      merged_weight(slots, backbone, site.weight)
-          .add_(b.matmul(a), scale(site));
+      own_weight(slots, backbone, site, id()).add_(b.matmul(a), scale(site));
     }
   }
   bool mergeable() const override { return true; }
@@ -204,11 +182,8 @@ class Lora : public Method {
   }
 
   std::vector<int> sites(const Backbone& backbone) const {
-    if (!targets_.empty())
-      return match_linear_sites(backbone, targets_, "lora");
-    std::vector<std::string> usual = {"query", "value"};
-    if (backbone.config().architecture == "t5") usual = {"q", "v"};
-    return match_linear_sites(backbone, usual, "lora");
+    return targets_.empty() ? query_value_sites(backbone, "lora")
+                            : match_linear_sites(backbone, targets_, "lora");
   }
 
   Config config_;

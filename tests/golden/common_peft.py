@@ -3,7 +3,8 @@ make_t5.py, and one forward and backward pass over their batches.
 
 A maker writes NAME/golden.safetensors with `value.` and `grad.` + the entry's
 name for everything that trains, and the logits; NAME/adapter.json tells the
-model's folder and the method's config. The loss is a sum over examples (BERT)
+model's folder and the method's config, and NAME/contract.json (of one folder a
+method) what the tests over the registry should know. The loss is a sum over examples (BERT)
 or target tokens (T5), as Thinwire's.
 """
 
@@ -62,6 +63,23 @@ def write(
         tensors["value." + key] = p.detach().clone()
         tensors["grad." + key] = p.grad.detach().clone()
     write_golden(folder, tensors)
+
+
+def contract(name, config=None, start="equal", counts=()):
+    """Into golden folder NAME: how the tests over the registry take its method,
+    with which config on tiny models (widths multiples of 4), whether at step 0
+    it is `equal` to the bare backbone, `near` it, or `another` model; counts:
+    (public model, config, published count of what trains)."""
+    about = {
+        "config": config or {},
+        "start": start,
+        "counts": [
+            {"shape": shape, "config": c, "trainable": n}
+            for shape, c, n in counts
+        ],
+    }
+    path = HERE / name / "contract.json"
+    path.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def run(model, batch):

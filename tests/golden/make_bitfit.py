@@ -3,7 +3,7 @@ the output of every linear layer but the head."""
 
 import torch
 
-from common_peft import load, noise, run, write
+from common_peft import contract, load, noise, run, write
 
 
 def bert(name, config, chosen):
@@ -38,3 +38,4 @@ bert(
     ),
 )
 t5("bitfit_t5")
+contract("bitfit_bert", {"add_missing": True})

@@ -6,7 +6,7 @@ PHM adapters: A and B_i of each map's own."""
 
 import torch
 
-from common_peft import load, noise, run, write
+from common_peft import contract, load, noise, run, write
 from make_houlsby import TANH_GELU, train
 
 
@@ -85,3 +85,5 @@ t5(
 bert("compacter_bert", "compacter", {"bottleneck": 6, "phm_dim": 3}, 3, 1, True)
 bert("phm_adapter_bert", "phm_adapter", {"bottleneck": 6, "phm_dim": 2}, 2, 0, False)
 t5("phm_adapter_t5", "phm_adapter", {"bottleneck": 4}, 4, 0, False, False)
+contract("compacter_bert", {"bottleneck": 4}, start="near")
+contract("phm_adapter_bert", {"bottleneck": 4}, start="near")

@@ -8,7 +8,7 @@ than fp32 gradients can (stated in the file as `gap`)."""
 
 import torch
 
-from common_peft import load, summed_loss, write
+from common_peft import contract, load, summed_loss, write
 
 
 def examples(batch):
@@ -92,3 +92,4 @@ make("fish_bert", "bert_classify", 0.05)
 make("fish_bert_true", "bert_classify", 0.05, true_fisher=True)
 make("fish_bert_exclude", "bert_classify", 0.03, exclude=["pooler", "LayerNorm"])
 make("fish_t5", "t5_tied", 0.02)
+contract("fish_bert", {"density": 0.1, "samples": 3})

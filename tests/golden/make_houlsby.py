@@ -5,7 +5,7 @@ output of every sublayer, before the residual sum."""
 
 import torch
 
-from common_peft import load, noise, run, write
+from common_peft import contract, load, noise, run, write
 
 GELU = torch.nn.functional.gelu
 TANH_GELU = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
@@ -82,3 +82,4 @@ if __name__ == "__main__":
     bert("houlsby_bert", 5)
     t5("houlsby_t5", cross=False)
     t5("houlsby_t5_cross", cross=True)
+    contract("houlsby_bert", {"bottleneck": 5, "init_std": 1e-3}, start="near")

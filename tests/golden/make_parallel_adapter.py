@@ -6,7 +6,7 @@ same)."""
 
 import torch
 
-from common_peft import load, run, write
+from common_peft import contract, load, run, write
 from make_houlsby import adapter, tensors
 
 RELU = torch.nn.functional.relu
@@ -63,3 +63,4 @@ def t5(name):
 
 bert("parallel_adapter_bert")
 t5("parallel_adapter_t5")
+contract("parallel_adapter_bert", {"bottleneck": 5})

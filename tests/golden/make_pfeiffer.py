@@ -6,7 +6,7 @@ u + f(x + u) on T5."""
 
 import torch
 
-from common_peft import load, run, write
+from common_peft import contract, load, run, write
 from make_houlsby import adapter, tensors
 
 RELU = torch.nn.functional.relu
@@ -57,3 +57,4 @@ def t5(name):
 
 bert("pfeiffer_bert")
 t5("pfeiffer_t5")
+contract("pfeiffer_bert", {"bottleneck": 5, "init_std": 1e-3}, start="near")

@@ -8,7 +8,7 @@ import torch
 import transformers.models.bert.modeling_bert as hf_bert
 import transformers.models.t5.modeling_t5 as hf_t5
 
-from common_peft import load, noise, run, write
+from common_peft import contract, load, noise, run, write
 
 LENGTH = 3
 
@@ -93,3 +93,4 @@ make(
     15,
     5,
 )
+contract("prefix_tuning_bert", {"length": 3, "bottleneck": 6}, start="another")

@@ -7,7 +7,7 @@ where there is none on the left, which is checked here."""
 import peft
 import torch
 
-from common_peft import load, noise, run, write
+from common_peft import contract, load, noise, run, write
 
 LENGTH = 4
 
@@ -76,3 +76,4 @@ def bert(name):
 
 t5("prompt_tuning_t5", "t5_tied")
 bert("prompt_tuning_bert")
+contract("prompt_tuning_bert", {"length": 3}, start="another")
