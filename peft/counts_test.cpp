@@ -1,6 +1,9 @@
 // Counts of trainable numbers, from shapes alone, against the published ones.
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <map>
+
 #include "base/error.h"
 #include "peft/testing.h"
 
@@ -23,6 +26,33 @@ struct Bert {
   std::int64_t layers, d, vocab, labels;
   std::int64_t all, at_0008, at_005;  // of all numbers, head included
 };
+
+// What methods' golden folders say (contract.json).
+TEST(Counts, Published) {
+  const std::map<std::string, std::function<std::unique_ptr<Backbone>()>>
+      shapes = {
+          {"bert-base", [] { return count_bert(12, 768, 30522, 2); }},
+          {"bert-large", [] { return count_bert(24, 1024, 30522, 2); }},
+          {"roberta-base", [] { return count_roberta(12, 768, 2); }},
+          {"roberta-large", [] { return count_roberta(24, 1024, 2); }},
+          {"t5-base", [] { return count_t5(12, 768, 12, 64, 3072); }},
+          {"t5-large", [] { return count_t5(24, 1024, 16, 64, 4096); }},
+          {"t5-3b", [] { return count_t5(24, 1024, 32, 128, 16384); }},
+      };
+  int seen = 0;
+  for (const MethodInfo& info : methods()) {
+    for (const auto& c : testing::contract_of(info.id).counts) {
+      const auto shape = shapes.find(c.shape);
+      ASSERT_NE(shape, shapes.end()) << c.shape;
+      const auto method = make_method(info.id, c.config);
+      EXPECT_EQ(testing::declare(*method, *shape->second()).trainable(),
+                c.trainable)
+          << info.id << " on " << c.shape;
+      ++seen;
+    }
+  }
+  EXPECT_GT(seen, 0);
+}
 
 TEST(Counts, FishMaskOnBert) {
   const Bert cases[] = {

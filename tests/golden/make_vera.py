@@ -1,0 +1,51 @@
+"""Golden data of VeRA: HF peft on tiny BERT and T5 models, vectors random.
+
+The counts are those of the paper's table 1 (without heads)."""
+
+import peft
+import torch
+
+from common_peft import contract, load, noise, run, write
+
+
+def make(name, model_name, config, **vera):
+    model, batch = load(model_name)
+    adapted = peft.get_peft_model(model, peft.VeraConfig(**vera)).eval()
+    g = torch.Generator().manual_seed(len(name))
+    trained = {}
+    with torch.no_grad():
+        for key, p in adapted.named_parameters():
+            if not p.requires_grad:
+                continue
+            disk = key.replace(".default", "")
+            if "modules_to_save" in disk:
+                disk = disk.replace(".modules_to_save", "")
+                disk = disk.removeprefix("base_model.model.")
+            else:
+                p.copy_(noise(p.shape, g, 0.5))
+            trained[disk] = p
+    shared = {
+        f"constant.base_model.{key}": getattr(adapted.base_model, key)["default"]
+        for key in ("vera_A", "vera_B")
+    }
+    write(name, model_name, "vera", config, run(adapted, batch), trained, shared)
+
+
+make("vera_bert", "bert_classify", {"r": 5}, r=5, task_type="SEQ_CLS")
+make(
+    "vera_t5",
+    "t5_tied",
+    {"r": 6, "target_modules": ["q", "wi", "wo"]},
+    r=6,
+    target_modules=["q", "wi", "wo"],
+    task_type="SEQ_2_SEQ_LM",
+)
+no_head = {"train_head": False}
+contract(
+    "vera_bert",
+    {"r": 6},
+    counts=[
+        ("roberta-base", {"r": 1024, **no_head}, 43_008),
+        ("roberta-large", {"r": 256, **no_head}, 61_440),
+    ],
+)
