@@ -14,7 +14,9 @@ struct Sample {
   std::vector<std::int32_t> input;   // [n] token ids, special tokens included
   std::vector<std::int32_t> types;   // [n] segment ids, or empty: all zero
   std::vector<std::int32_t> target;  // [m] token ids (text_to_text), or empty
-  double label = 0;                  // class index or regression value
+  // choose: tokens of each answer; `target` holds the answers end to end.
+  std::vector<std::int32_t> choices;
+  double label = 0;  // class index, number of the right answer, or value
 };
 
 }  // namespace thinwire

@@ -33,6 +33,13 @@ examples
     python data/prepare.py --task text_to_text --tokenizer T5_DIR \\
       --input a.jsonl --input b.jsonl --columns source,target \\
       --prefix "summarize: " --max-target-tokens 64 --output shards
+  a choice among given answers, ranked by a text-to-text model (T-Few), few-shot
+  tables as RAFT has them; or of each row's own, in a column as yes|no|maybe:
+    python data/prepare.py --task choose --tokenizer T5_DIR \\
+      --input ade_corpus_v2.csv --columns Sentence,Label --field-names \\
+      --choices "ADE-related,not ADE-related" --list-choices --output shards
+    python data/prepare.py --task choose --tokenizer T5_DIR --input q.jsonl \\
+      --columns question,answer,choices --output shards
   span corruption (T5's pre-training) over plain text, one document a line:
     python data/prepare.py --task span_corruption --tokenizer T5_DIR \\
       --input corpus.txt --max-tokens 512 --max-target-tokens 115 \\
@@ -77,8 +84,15 @@ def _parser():
     add("--label-names", metavar="A,B,…",
         help="classes in order of their number (default: integers as they "
         "are, other labels in sorted order)")
+    add("--choices", metavar="A,B,…",
+        help="answers that every row chooses from; else the third of --columns "
+        "has a row's own, as a JSON list or separated by |")
+    add("--field-names", action="store_true",
+        help="choose: NAME: before each input column, one a line")
+    add("--list-choices", action="store_true",
+        help="choose: inputs end with the answers to choose from")
     add("--prefix", default="", metavar="TEXT",
-        help="put before every text_to_text or span_corruption input")
+        help="put before every text_to_text, choose or span_corruption input")
     add("--task-id", type=int, default=0, metavar="N",
         help="task number of every sample (default 0)")
     add("--noise-density", type=float, default=0.15, metavar="F",
@@ -152,9 +166,14 @@ def _check(o):
                         "sentence,label")
     o.groups = readers.parse_columns(o.columns or default)
     want = 1 if o.task == "span_corruption" else 2
+    if o.task == "choose" and not o.choices:
+        want = 3
     if len(o.groups) != want:
         raise UserError(f"--columns '{o.columns}' has {len(o.groups)} parts; "
-                        f"{o.task} takes {want}")
+                        f"{o.task} takes {want}" +
+                        (" without --choices: input,answer,choices"
+                         if want == 3 else ""))
+    _check_choices(o)
     if o.task in ("classify", "regress") and (
             len(o.groups[0]) > 2 or len(o.groups[1]) != 1):
         raise UserError(f"--columns '{o.columns}': {o.task} takes a text or a "
@@ -166,6 +185,20 @@ def _check(o):
     if os.path.lexists(o.output) and not o.force:
         raise UserError(f"--output {o.output} exists (give --force to replace "
                         "it)")
+
+
+def _check_choices(o):
+    given = [flag for flag, value in (
+        ("--choices", o.choices), ("--field-names", o.field_names),
+        ("--list-choices", o.list_choices)) if value]
+    if given and o.task != "choose":
+        raise UserError(f"{given[0]} is for --task choose, not {o.task}")
+    o.fixed_choices = o.choices and tasks.checked_choices(
+        [choice.strip() for choice in o.choices.split(",")], "--choices")
+    if o.task == "choose" and len(o.groups[1]) != 1:
+        raise UserError(f"--columns '{o.columns}': choose takes one answer")
+    if o.field_names and any(name.isdigit() for name in o.groups[0]):
+        raise UserError("--field-names needs columns by name, not by number")
 
 
 class _Progress:
@@ -245,6 +278,9 @@ def _fill(o, folder, tokenizer):
         raise UserError(f"{source}: no rows to prepare")
     label_names, codes = (labels.finish() if o.task == "classify"
                           else (None, None))
+    if o.task == "choose":
+        label_names = o.fixed_choices or [
+            str(i) for i in range(maker.most_choices)]
     for writer in writers:
         writer.finish(label_names, codes)
     return list(zip(names, writers))

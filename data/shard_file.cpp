@@ -80,11 +80,13 @@ ShardFile::ShardFile(const FolderIndex& folder, const ShardEntry& entry)
         per_sample("types/values", ElementType::kUint8, input_.values.count);
   }
   const std::string& kind = folder.index.task_kind;
-  if (kind == "classify") {
+  if (kind == "choose") choices_ = ragged(file, "choices", ElementType::kInt32);
+  if (kind == "classify" || kind == "choose") {
     class_label_ = per_sample("label", ElementType::kInt64, entry.samples);
   } else if (kind == "regress") {
     float_label_ = per_sample("label", ElementType::kFloat64, entry.samples);
-  } else if (!target_) {
+  }
+  if (!target_ && kind != "classify" && kind != "regress") {
     fail<UsageError>("{}: has no /target/values, which a {} shard needs",
                      entry.path, kind);
   }
@@ -175,6 +177,8 @@ void ShardFile::gather(std::span<const std::int64_t> ascending,
   RaggedCursor input(path, fd, input_.values, input_.offsets);
   const Ragged& t = target_ ? *target_ : input_;
   RaggedCursor target(path, fd, t.values, t.offsets);
+  const Ragged& c = choices_ ? *choices_ : input_;
+  RaggedCursor choices(path, fd, c.values, c.offsets);
   ChunkCursor types(path, fd, types_ ? *types_ : id_);
   ChunkCursor classes(path, fd, class_label_ ? *class_label_ : id_);
   ChunkCursor numbers(path, fd, float_label_ ? *float_label_ : id_);
@@ -195,6 +199,10 @@ void ShardFile::gather(std::span<const std::int64_t> ascending,
     if (target_) {
       s.target = tokens(target, t.values, i, target.range(i), index.max_target);
     }
+    s.choices.clear();
+    if (choices_) {
+      s.choices = choices.values<std::int32_t>(choices.range(i));
+    }
     if (class_label_) {
       std::int64_t label = 0;
       classes.read(i, 1, &label);
@@ -203,12 +211,31 @@ void ShardFile::gather(std::span<const std::int64_t> ascending,
                       label, index.labels);
       }
       s.label = static_cast<double>(label);
+      if (choices_) check_choices(i, s);
     } else if (float_label_) {
       numbers.read(i, 1, &s.label);
       if (!std::isfinite(s.label)) {
         fail<IoError>("{}: /label: sample {} is not finite", path, i);
       }
     }
+  }
+}
+
+void ShardFile::check_choices(std::int64_t sample, const Sample& s) const {
+  std::int64_t tokens = 0;
+  for (const std::int32_t length : s.choices) {
+    if (length < 1) {
+      fail<IoError>("{}: /choices: sample {} has a choice of {} tokens",
+                    entry_->path, sample, length);
+    }
+    tokens += length;
+  }
+  if (tokens != std::ssize(s.target) || s.label >= std::ssize(s.choices)) {
+    fail<IoError>(
+        "{}: /choices: sample {} has {} choices of {} tokens, a target of {} "
+        "and answer {}",
+        entry_->path, sample, s.choices.size(), tokens, s.target.size(),
+        s.label);
   }
 }
 
@@ -253,7 +280,7 @@ bool ShardFile::references(std::int64_t first, std::int64_t count,
 std::vector<const DatasetLayout*> ShardFile::layouts() const {
   std::vector<const DatasetLayout*> all = {&input_.values, &input_.offsets,
                                            &id_, &task_};
-  for (const auto* r : {&target_, &references_}) {
+  for (const auto* r : {&target_, &references_, &choices_}) {
     if (*r) {
       all.push_back(&(*r)->values);
       all.push_back(&(*r)->offsets);

@@ -38,12 +38,13 @@ class ShardFile {
                 ElementType type) const;
   void check_attributes(const Hdf5File& file) const;
   void check_size() const;
+  void check_choices(std::int64_t sample, const Sample& s) const;
   std::vector<const DatasetLayout*> layouts() const;
 
   const FolderIndex* folder_;
   const ShardEntry* entry_;
   Ragged input_;
-  std::optional<Ragged> target_, references_;
+  std::optional<Ragged> target_, references_, choices_;
   std::optional<DatasetLayout> types_, float_label_, class_label_;
   DatasetLayout id_, task_;
 };

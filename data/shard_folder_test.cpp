@@ -56,6 +56,28 @@ TEST(ShardFolder, HoldsWhatTheTokenizerGave) {
   EXPECT_GT(at, 100);
 }
 
+TEST(ShardFolder, ChoicesLieEndToEnd) {
+  const auto answers =
+      nlohmann::json::parse(read_bytes(golden("shards_expected.json")))
+          .at("choose");
+  const auto folder = open_shard_folder(golden("shards_choose"));
+  EXPECT_EQ(folder->index().labels, 4);
+  EXPECT_NO_THROW(folder->verify());
+  const auto samples = folder->read(0, 20);
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    const Sample& s = samples[i];
+    EXPECT_EQ(s.label, static_cast<double>(i % 4));
+    ASSERT_EQ(s.choices.size(), answers.size());
+    auto at = s.target.begin();
+    for (std::size_t n = 0; n < answers.size(); ++n) {
+      const Ints choice(at, at + s.choices[n]);
+      EXPECT_EQ(choice, answers[n].get<Ints>());
+      at += s.choices[n];
+    }
+    EXPECT_TRUE(at == s.target.end());
+  }
+}
+
 TEST(ShardFolder, IndexSaysWhatThereIs) {
   const auto folder = open_shard_folder(golden("shards_classify"));
   const ShardIndex& i = folder->index();

@@ -65,7 +65,8 @@ class FolderCopy {
 
 inline bool same(const Sample& a, const Sample& b) {
   return a.id == b.id && a.task == b.task && a.input == b.input &&
-         a.types == b.types && a.target == b.target && a.label == b.label;
+         a.types == b.types && a.target == b.target && a.choices == b.choices &&
+         a.label == b.label;
 }
 
 }  // namespace thinwire::testing

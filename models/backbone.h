@@ -33,8 +33,13 @@ struct BackboneInput {
   TokenStream decoder;              // encoder-decoder: tokens already shifted
   std::vector<std::int32_t> tasks;  // [B]
   // Filled by tasks, read by their losses: class or regression labels [B]
-  // (int64 / fp32), or target tokens int64 [T_decoder], -100 ignored.
+  // (int64 / fp32), or target tokens int64 [T_decoder], -100 ignored. Where a
+  // sample has several answers to rank: the right one's number int64 [B], how
+  // many decoder sequences each sample has [B], and their tokens int64
+  // [T_decoder].
   at::Tensor labels;
+  std::vector<std::int64_t> choices;
+  at::Tensor targets;
   std::vector<std::uint64_t> sample_ids;  // [B]
 };
 

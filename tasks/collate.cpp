@@ -73,31 +73,76 @@ BackboneInput collate_inputs(std::span<const Sample> samples,
   return in;
 }
 
+namespace {
+
+// Tokens of the decoder and what they should be followed by: each of the
+// sequences that lie end to end in the samples' targets, shifted right.
+at::Tensor shift_right(std::span<const Sample> samples,
+                       const std::vector<std::int64_t>& lengths,
+                       const std::vector<std::uint64_t>& ids,
+                       const ModelConfig& config, TokenStream& decoder) {
+  decoder.layout = make_layout(lengths, ids);
+  decoder.tokens = empty_int64(decoder.layout.rows());
+  at::Tensor targets = empty_int64(decoder.layout.rows());
+  auto* tokens = decoder.tokens.mutable_data_ptr<std::int64_t>();
+  auto* wanted = targets.mutable_data_ptr<std::int64_t>();
+  auto length = lengths.begin();
+  for (const Sample& sample : samples) {
+    for (auto it = sample.target.begin(); it != sample.target.end();) {
+      std::int64_t before = config.decoder_start_id;
+      for (const auto end = it + *length++; it != end; ++it) {
+        check_token(sample, "target token", *it, config.vocab_size);
+        *tokens++ = before;
+        *wanted++ = before = *it;
+      }
+    }
+  }
+  return targets;
+}
+
+void need_target(const Sample& sample, const char* task) {
+  if (sample.target.empty()) {
+    fail<UsageError>(
+        "sample {}: has no target; was the data prepared with --task {}?",
+        sample.id, task);
+  }
+}
+
+}  // namespace
+
 void collate_targets(std::span<const Sample> samples, const ModelConfig& config,
                      BackboneInput& in) {
   std::vector<std::int64_t> lengths;
   for (const Sample& sample : samples) {
-    if (sample.target.empty()) {
-      fail<UsageError>(
-          "sample {}: has no target; was the data prepared with --task "
-          "text_to_text?",
-          sample.id);
-    }
-    lengths.push_back(static_cast<std::int64_t>(sample.target.size()));
+    need_target(sample, "text_to_text");
+    lengths.push_back(std::ssize(sample.target));
   }
-  in.decoder.layout = make_layout(lengths, in.sample_ids);
-  in.decoder.tokens = empty_int64(in.decoder.layout.rows());
-  in.labels = empty_int64(in.decoder.layout.rows());
-  auto* tokens = in.decoder.tokens.mutable_data_ptr<std::int64_t>();
-  auto* labels = in.labels.mutable_data_ptr<std::int64_t>();
+  in.labels = shift_right(samples, lengths, in.sample_ids, config, in.decoder);
+}
+
+void collate_choices(std::span<const Sample> samples, const ModelConfig& config,
+                     BackboneInput& in) {
+  std::vector<std::int64_t> lengths;
+  std::vector<std::uint64_t> ids;
+  in.labels = empty_int64(std::ssize(samples));
+  auto* label = in.labels.mutable_data_ptr<std::int64_t>();
   for (const Sample& sample : samples) {
-    std::int64_t before = config.decoder_start_id;
-    for (const std::int32_t id : sample.target) {
-      check_token(sample, "target token", id, config.vocab_size);
-      *tokens++ = before;
-      *labels++ = before = id;
+    need_target(sample, "choose");
+    const std::int64_t n = std::ssize(sample.choices);
+    if (n < 2) {
+      fail<UsageError>("sample {}: has {} choice; there must be two or more",
+                       sample.id, n);
     }
+    if (!(sample.label >= 0 && sample.label < static_cast<double>(n))) {
+      fail<UsageError>("sample {}: answer {} is none of its {} choices",
+                       sample.id, sample.label, n);
+    }
+    *label++ = static_cast<std::int64_t>(sample.label);
+    in.choices.push_back(n);
+    lengths.insert(lengths.end(), sample.choices.begin(), sample.choices.end());
+    ids.insert(ids.end(), sample.choices.size(), sample.id);
   }
+  in.targets = shift_right(samples, lengths, ids, config, in.decoder);
 }
 
 EvalRows split_rows(std::span<const EvalRow> rows) {

@@ -23,6 +23,11 @@ BackboneInput collate_inputs(std::span<const Sample> samples,
 void collate_targets(std::span<const Sample> samples, const ModelConfig& config,
                      BackboneInput& in);
 
+// The same with several answers a sample (Sample::choices), each a sequence;
+// labels are the right ones' numbers [B].
+void collate_choices(std::span<const Sample> samples, const ModelConfig& config,
+                     BackboneInput& in);
+
 struct EvalRows {
   std::vector<double> labels, predictions;
   double loss = 0;  // sum / weight

@@ -78,6 +78,7 @@ class ShardWriter:
     def _start(self):
         self.input, self.types = _Ragged("<i4"), _Ragged("u1")
         self.target, self.reference = _Ragged("<i4"), _Ragged("u1")
+        self.choices = _Ragged("<i4")
         self.ids, self.task_ids, self.labels = [], [], []
         self.shard_truncated = 0
 
@@ -87,6 +88,8 @@ class ShardWriter:
                        np.zeros(len(sample["input"]), "u1"))
         if "target" in sample:
             self.target.add(sample["target"])
+        if "choices" in sample:
+            self.choices.add(sample["choices"])
         if "reference" in sample:
             text = sample["reference"].encode("utf-8")
             self.reference.add(np.frombuffer(text, "u1"))
@@ -112,6 +115,7 @@ class ShardWriter:
             if types.any():
                 _dataset(f, "types/values", types, _VALUES_CHUNK)
             for group, lists in (("target", self.target),
+                                 ("choices", self.choices),
                                  ("references", self.reference)):
                 if lists.parts:
                     _dataset(f, f"{group}/values", lists.values(),

@@ -1,11 +1,12 @@
 """Rows of text to samples, one function for each kind of task."""
 
+import json
 import math
 
 from . import span_corruption
 from .errors import UserError
 
-TASKS = ("classify", "regress", "text_to_text", "span_corruption")
+TASKS = ("classify", "regress", "text_to_text", "choose", "span_corruption")
 
 
 class Labels:
@@ -79,6 +80,29 @@ def _number(where, text):
     return value
 
 
+def _choices(where, text):
+    """Answer texts of one row: a JSON list, or texts separated by |."""
+    if text.lstrip().startswith("["):
+        try:
+            out = json.loads(text)
+        except ValueError:
+            out = None
+        if not isinstance(out, list) or not all(
+                isinstance(choice, str) for choice in out):
+            raise UserError(f"{where}: choices '{text}' are no JSON list of "
+                            "texts")
+    else:
+        out = [choice.strip() for choice in text.split("|")]
+    return checked_choices(out, where)
+
+
+def checked_choices(choices, where):
+    if len(choices) < 2 or len(set(choices)) != len(choices) or not all(choices):
+        raise UserError(f"{where}: choices must be two or more different texts, "
+                        f"got {choices}")
+    return choices
+
+
 class Maker:
     """Batches of (id, where, groups of texts) to lists of samples.
 
@@ -99,13 +123,15 @@ class Maker:
             self.piece = span_corruption.piece_length(
                 options.max_tokens, options.max_target_tokens,
                 options.noise_density, options.mean_span, len(self.sentinels))
-        self.next_piece = 0
+        self.next_piece = self.most_choices = 0
 
     def make(self, rows):
         if self.o.task == "span_corruption":
             return self._span_corruption(rows)
         if self.o.task == "text_to_text":
             return self._text_to_text(rows)
+        if self.o.task == "choose":
+            return self._choose(rows)
         return self._labelled(rows)
 
     def _sample(self, row_id, encoded):
@@ -137,6 +163,48 @@ class Maker:
             sample = self._sample(row_id, e)
             sample["target"], sample["reference"] = t[0], text
             sample["truncated"] |= int(t[2])
+            yield row_id, sample
+
+    def _source(self, texts, choices):
+        """What the model reads of a row, in the form of RAFT if so asked."""
+        o = self.o
+        if o.field_names:
+            text = "\n".join(f"{name}: {value}" for name, value in
+                             zip(o.groups[0], texts))
+        else:
+            text = " ".join(texts)
+        if o.list_choices:
+            text += "\nPossible labels: " + ", ".join(choices)
+        return o.prefix + text
+
+    def _choose(self, rows):
+        o, sources, answers, wanted = self.o, [], [], []
+        for _, where, groups in rows:
+            choices = (o.fixed_choices or
+                       _choices(where, " ".join(groups[2])))
+            label = groups[1][0].strip()
+            if label in choices:
+                wanted.append(choices.index(label))
+            elif label.isdigit() and int(label) < len(choices):
+                wanted.append(int(label))
+            else:
+                raise UserError(f"{where}: answer '{label}' is none of the "
+                                f"choices {', '.join(choices)}")
+            sources.append(self._source(groups[0], choices))
+            answers.append(choices)
+        self.most_choices = max([self.most_choices, *map(len, answers)])
+        encoded = self.tokenizer.encode(sources, o.max_tokens, end=True)
+        flat = iter(self.tokenizer.encode(
+            [choice for choices in answers for choice in choices],
+            o.max_target_tokens, end=True))
+        for (row_id, _, _), e, choices, label in zip(rows, encoded, answers,
+                                                     wanted):
+            sample = self._sample(row_id, e)
+            tokens = [next(flat) for _ in choices]
+            sample["target"] = [i for ids, _, _ in tokens for i in ids]
+            sample["choices"] = [len(ids) for ids, _, _ in tokens]
+            sample["truncated"] |= int(any(cut for _, _, cut in tokens))
+            sample["label"], sample["reference"] = label, choices[label]
             yield row_id, sample
 
     def _span_corruption(self, rows):

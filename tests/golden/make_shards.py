@@ -96,6 +96,12 @@ def main():
                 {"input": ids, "decoded": tok.decode(ids),
                  "target": tok.encode(rows[i][1]).ids,
                  "reference": rows[i][1]})
+        answers = [" ".join(WORDS[i:i + 1 + i % 3]) for i in range(4)]
+        prepare("shards_choose", folder,
+                [(row[0], answers[i % 4]) for i, row in enumerate(rows[:20])],
+                "--task", "choose", "--columns", "1,2", "--choices",
+                ",".join(answers))
+        expected["choose"] = [tok.encode(a).ids for a in answers]
     with open(os.path.join(HERE, "shards_expected.json"), "w") as f:
         json.dump(expected, f)
         f.write("\n")

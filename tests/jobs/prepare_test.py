@@ -65,6 +65,7 @@ class Folder:
             self.index = json.load(f)
         self.input, self.types, self.target = [], [], []
         self.references, self.label, self.id, self.task = [], [], [], []
+        self.choices = []
         for shard in self.index["shards"]:
             name = os.path.join(path, shard["file"])
             with open(name, "rb") as f:
@@ -96,6 +97,8 @@ class Folder:
             self.target += ragged("target")
         if "references" in f:
             self.references += [bytes(b).decode() for b in ragged("references")]
+        if "choices" in f:
+            self.choices += ragged("choices")
         if "label" in f:
             self.label += f["label"][:].tolist()
         self.id += f["id"][:].tolist()
@@ -215,6 +218,45 @@ class PrepareTest(unittest.TestCase):
         self.assertEqual(x.index["eos_id"], 1)
         self.bad("no end-of-sequence token", *common, "--tokenizer", self.bert,
                  "--output", self.path("z"))
+
+    def test_choose_among_answers_of_all_rows_as_raft_has_them(self):
+        table = self.write("a.csv", "Title,Text,ID,Label\n"
+                           "red,sun,0,moon tree\nsun,red,1,1\n")
+        self.good("--task", "choose", "--tokenizer", self.t5, "--input", table,
+                  "--columns", "Title+Text,Label", "--field-names",
+                  "--list-choices", "--choices", "star, moon tree",
+                  "--output", self.path("x"))
+        f = Folder(self.path("x"))
+        tok = Tokenizer.from_file(os.path.join(self.t5, "tokenizer.json"))
+        text = "Title: red\nText: sun\nPossible labels: star, moon tree"
+        self.assertEqual(f.input[0], tok.encode(text).ids)
+        self.assertEqual(f.target, [[8, 1, 7, 9, 1]] * 2)
+        self.assertEqual(f.choices, [[2, 3]] * 2)
+        self.assertEqual(f.label, [1, 1])
+        self.assertEqual(f.references, ["moon tree", "moon tree"])
+        self.assertEqual(f.index["label_names"], ["star", "moon tree"])
+
+    def test_choose_among_a_rows_own_answers(self):
+        lines = self.write(
+            "a.jsonl", '{"q": "red", "a": "sun", "c": "[\\"moon\\", \\"sun\\"]"}\n'
+            '{"q": "sun", "a": "2", "c": "moon | star|tree"}\n')
+        common = ("--task", "choose", "--tokenizer", self.t5, "--input", lines,
+                  "--output", self.path("x"), "--columns")
+        self.good(*common, "q,a,c")
+        f = Folder(self.path("x"))
+        self.assertEqual(f.target, [[7, 1, 6, 1], [7, 1, 8, 1, 9, 1]])
+        self.assertEqual(f.choices, [[2, 2], [2, 2, 2]])
+        self.assertEqual((f.label, f.index["labels"]), ([1, 2], 3))
+        self.bad("choose takes 3 without --choices", *common, "q,a", "--force")
+        self.bad("a.jsonl:1: answer 'sun' is none of the choices", *common,
+                 "q,a", "--choices", "moon,star", "--force")
+        self.bad("two or more different texts", *common, "q,a", "--choices",
+                 "moon,moon", "--force")
+        self.bad("a.jsonl:1: choices must be two or more", *common, "q,a,q",
+                 "--force")
+        self.bad("--choices is for --task choose", "--task", "text_to_text",
+                 "--tokenizer", self.t5, "--input", lines, "--columns", "q,a",
+                 "--choices", "a,b", "--output", self.path("x"), "--force")
 
     def test_span_corruption_gives_the_text_back(self):
         rows = [" ".join(WORDS[(i * j) % 10] for j in range(3 + i * 2))
