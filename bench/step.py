@@ -12,13 +12,14 @@ median round. Needs a machine that does nothing else. PY is a Python with torch
 """
 
 import rows
-from step_rows import fish, lora, memory, methods, text
+from step_rows import families, fish, lora, memory, methods, text
 
 # Row: module, what is measured, minutes on two quiet cores.
 ROWS = {
     "lora": (lora, "LoRA step, start and memory against DDP + peft", 6),
     "fish": (fish, "FISH step against the dense gradient under DDP", 4),
     "methods": (methods, "LoRA and FISH against full fine-tuning, ours", 6),
+    "families": (families, "every family's step over LoRA's of its size", 10),
     "text": (text, "LoRA on SST-2 and RTE against length groups", 5),
     "memory": (memory, "peak memory, T5-base, dropout 0.1", 12),
 }

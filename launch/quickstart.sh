@@ -3,9 +3,10 @@
 # descriptions of this machine's Debian archive and the section of each) and
 # fine-tunes MiniLM on two MPI ranks, with three methods.
 #
-#   bash launch/quickstart.sh [--full] [--short]
+#   bash launch/quickstart.sh [--full] [--short] [--data]
 #     --full   also full fine-tuning (else its committed figure is shown)
 #     --short  few steps on few samples: a check, not a result
+#     --data   only set up and prepare the data
 #
 # Runs go to runs/quickstart/METHOD; a finished run is kept, a broken one goes
 # on from its last checkpoint. Remove the folder to start anew.
@@ -13,11 +14,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 methods=(head fish lora)
-short=''
+short='' data=''
 while (($#)); do
   case $1 in
     --full) methods+=(full) ;;
     --short) short=1 ;;
+    --data) data=1 ;;
     -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '/^set/d'; exit 0 ;;
     *) echo "error: quickstart: unknown option '$1'; see --help" >&2; exit 2 ;;
   esac
@@ -67,6 +69,7 @@ main() {
   # mpirun refuses root unless it is told twice; in a container root is usual.
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   prepare_data
+  [[ -z $data ]] || return 0
   local began=$SECONDS method
   local -a folders=()
   for method in "${methods[@]}"; do

@@ -28,7 +28,7 @@ import time
 import torch
 import torch.distributed as dist
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 
 SHAPES = {
@@ -84,10 +84,17 @@ def build(args):
             **SHAPES[args.model])
         model = transformers.T5ForConditionalGeneration(config).to(dtype)
     masks = {}
-    if args.method == "lora":
-        model = get_peft_model(
-            model, LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"],
-                              task_type="SEQ_2_SEQ_LM"))
+    kind = dict(task_type="SEQ_2_SEQ_LM")
+    tuners = dict(
+        lora=lambda: LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"],
+                                **kind),
+        ia3=lambda: IA3Config(**kind),
+        # One submodule: peft's default of two holds as many rows again that
+        # never get a gradient.
+        prompt_tuning=lambda: PromptTuningConfig(
+            num_virtual_tokens=20, num_transformer_submodules=1, **kind))
+    if args.method in tuners:
+        model = get_peft_model(model, tuners[args.method]())
     elif args.method == "fish":
         g = torch.Generator().manual_seed(7)
         masks = {q: (torch.rand(q.shape, generator=g) < 0.005).to(q.dtype)
@@ -111,7 +118,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--model", default="t5-small", choices=SHAPES)
     p.add_argument("--model-folder", help="an HF folder instead of --model")
-    p.add_argument("--method", default="lora", choices=("lora", "fish", "full"))
+    p.add_argument("--method", default="lora", choices=(
+        "lora", "ia3", "prompt_tuning", "fish", "full"))
     p.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
     p.add_argument("--batch", type=int, default=4, help="samples per rank")
     p.add_argument("--input", type=int, default=128, help="tokens")

@@ -1,5 +1,5 @@
 """LoRA r 8 on q and v, T5-small, batch 4 x (128, 32): step, launch to first
-step, peak memory of a rank; the fp32 step again with T5's own dropout. In bf16
+step, peak memory of a rank; both steps again with T5's own dropout. In bf16
 both sides hold bf16 weights; the peer's LoRA factors and optimizer are bf16
 too, its fastest setting, ours fp32."""
 
@@ -9,7 +9,8 @@ from step_rows import setting as s
 
 def run(setting):
     figures, raw = [], []
-    for dtype, dropout in (("fp32", 0.0), ("fp32", 0.1), ("bf16", 0.0)):
+    for dtype, dropout in (("fp32", 0.0), ("fp32", 0.1), ("bf16", 0.0),
+                           ("bf16", 0.1)):
         case = dict(dtype=dtype, dropout=dropout)
         rounds = [dict(peer=s.peer(setting, "lora", **case),
                        ours=s.ours(setting, "lora", **case))

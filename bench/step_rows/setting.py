@@ -47,6 +47,7 @@ def train(setting, text, ranks=2):
 
 def ours(setting, method, *, model="t5-small", batch=4, source=128, target=32,
          dtype="fp32", dropout=0.0, steps=None, ranks=2):
+    """method: of METHODS, or one of the config's list `peft`."""
     config = os.path.join(setting.scratch, model, "config.json")
     common.write_t5_config(config, model, dropout)
     section = dict(config=config, init="random", seed=1, dtype=dtype)
@@ -55,7 +56,7 @@ model: {json.dumps(section)}
 task: {{kind: text_to_text}}
 data: {{train: {shards(source, target)}, batch_size: {batch}, seed: 1}}
 peft:
-  - {METHODS[method]}
+  - {METHODS.get(method, method)}
 train: {{steps: {(steps or setting.steps) + WARMUP}, lr: 3e-4, log_every: 1,
          clip: 1.0, threads: 1}}
 """, ranks)
