@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -41,6 +42,25 @@ std::string error_of(const std::vector<std::string>& overrides) {
   }
   ADD_FAILURE() << "accepted: " << testing::PrintToString(overrides);
   return "";
+}
+
+TEST(RunConfig, EveryCommittedConfigIsRead) {
+  int seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(
+           std::filesystem::path(THINWIRE_SOURCE_DIR) / "configs")) {
+    const std::string path = entry.path();
+    if (path.ends_with("_base.yaml")) continue;
+    SCOPED_TRACE(path);
+    const RunConfig c = load_run_config(path, {});
+    EXPECT_FALSE(make_methods(c).empty());
+    EXPECT_EQ(make_task(c)->kind(), c.task_kind);
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    EXPECT_TRUE(line.starts_with("about: "));  // what it is and what it costs
+    ++seen;
+  }
+  EXPECT_GT(seen, 20);
 }
 
 TEST(RunConfig, ReadsWhatIsGivenAndFillsDefaults) {
