@@ -38,7 +38,8 @@ struct EvalRow {
 // What `predict` writes for one sample.
 struct Prediction {
   std::uint64_t sample = 0;
-  double value = 0;                  // class index or regression value
+  // Class index, regression value, or the score of a text.
+  double value = 0;
   std::vector<float> scores;         // classify: probabilities
   std::vector<std::int32_t> tokens;  // text_to_text: generated ids
 };
