@@ -213,6 +213,8 @@ TEST(Decoding, BadFieldsAreNamed) {
               HasSubstr("true, false or never"));
   EXPECT_THAT(refusal({{"do_sample", true}, {"num_beams", 2}}),
               HasSubstr("beams are not drawn"));
+  EXPECT_THAT(refusal({{"metrics", {"rouge", "blue"}}}),
+              testing::AllOf(HasSubstr("'blue'"), HasSubstr("bleu")));
   const auto backbone = model_of("t5_tied", 1);
   const auto task =
       find_task("text_to_text").make(writing_config({{"num_beams", 21}}));

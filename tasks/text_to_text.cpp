@@ -14,6 +14,7 @@
 #include "tasks/collate.h"
 #include "tasks/decoding.h"
 #include "tasks/generate.h"
+#include "tasks/judged_texts.h"
 
 namespace thinwire {
 namespace {
@@ -35,7 +36,7 @@ ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) {
 class TextToText : public Task {
  public:
   TextToText(std::string_view kind, const TaskConfig& config)
-      : kind_(kind), decoding_(read_decoding(config)) {}
+      : kind_(kind), decoding_(read_decoding(config)), judged_(config) {}
 
   std::string_view kind() const override { return kind_; }
 
@@ -146,20 +147,38 @@ class TextToText : public Task {
     for (const double match : r.predictions) matches += match;
     Metrics out{{"exact_match", matches / static_cast<double>(rows.size())},
                 {"loss", r.loss}};
+    judged_.add_to(out, rows);
     return out;
   }
   std::string_view main_metric() const override {
+    if (judged_.any()) return judged_.main_metric();
     return kind_ == "span_corruption" ? "loss" : "exact_match";
+  }
+
+  bool judges_texts() const override { return judged_.any(); }
+  std::vector<double> text_figures(
+      const std::string& text,
+      std::span<const std::string> references) const override {
+    return judged_.figures(text, references);
   }
 
  private:
   std::string_view kind_;
   Decoding decoding_;
+  JudgedTexts judged_;
 };
 
 }  // namespace
 
-std::span<const Field> text_to_text_fields() { return decoding_fields(); }
+std::span<const Field> text_to_text_fields() {
+  static const auto kFields = [] {
+    std::vector<Field> out(decoding_fields().begin(), decoding_fields().end());
+    const auto more = judged_texts_fields();
+    out.insert(out.end(), more.begin(), more.end());
+    return out;
+  }();
+  return kFields;
+}
 
 std::unique_ptr<Task> make_text_to_text(std::string_view kind,
                                         const TaskConfig& config) {
