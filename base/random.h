@@ -17,9 +17,10 @@ namespace thinwire {
 enum class Purpose : std::uint32_t {
   kInit = 1,  // initial values, keyed by tensor name
   kDropout = 2,
-  kMask = 3,   // random masks
-  kOrder = 4,  // data order
-  kScore = 5,  // which examples score a mask
+  kMask = 3,      // random masks
+  kOrder = 4,     // data order
+  kScore = 5,     // which examples score a mask
+  kGenerate = 7,  // which token comes next
   kTest = 99,
 };
 

@@ -9,36 +9,12 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/unicode.h"
 
 namespace thinwire {
 namespace {
 
 constexpr std::string_view kMetaspace = "\u2581";
-
-// The characters of a valid UTF-8 text as code points; 0xFFFD for bad bytes.
-std::vector<std::uint32_t> code_points(std::string_view text) {
-  std::vector<std::uint32_t> out;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t n = lead < 0x80   ? 1
-                          : lead < 0xC0 ? 0
-                          : lead < 0xE0 ? 2
-                          : lead < 0xF0 ? 3
-                                        : 4;
-    if (n == 0 || i + n > text.size()) {
-      out.push_back(0xFFFD);
-      ++i;
-      continue;
-    }
-    std::uint32_t c = n == 1 ? lead : lead & (0x7Fu >> n);
-    for (std::size_t k = 1; k < n; ++k) {
-      c = c << 6 | (static_cast<unsigned char>(text[i + k]) & 0x3Fu);
-    }
-    out.push_back(c);
-    i += n;
-  }
-  return out;
-}
 
 // Byte-level BPE writes a byte as itself where Latin-1 prints it, and the
 // others, in order, as U+0100, U+0101, …

@@ -93,6 +93,9 @@ def _parser():
         help="choose: inputs end with the answers to choose from")
     add("--prefix", default="", metavar="TEXT",
         help="put before every text_to_text, choose or span_corruption input")
+    add("--reference-separator", default="", metavar="TEXT",
+        help="stands between the references of a text_to_text row; the first "
+        "is the target (default: one reference)")
     add("--task-id", type=int, default=0, metavar="N",
         help="task number of every sample (default 0)")
     add("--noise-density", type=float, default=0.15, metavar="F",
@@ -178,6 +181,9 @@ def _check(o):
             len(o.groups[0]) > 2 or len(o.groups[1]) != 1):
         raise UserError(f"--columns '{o.columns}': {o.task} takes a text or a "
                         "pair a+b, then one label")
+    if o.reference_separator and o.task != "text_to_text":
+        raise UserError("--reference-separator means nothing for --task "
+                        f"{o.task}")
     o.splits = parse_split(o.split)
     if o.split_key and not o.splits:
         raise UserError("--split-key means nothing without --split")

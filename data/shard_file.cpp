@@ -57,12 +57,19 @@ ShardFile::ShardFile(const FolderIndex& folder, const ShardEntry& entry)
   const Hdf5File file(entry.path);
   check_attributes(file);
 
-  input_ = ragged(file, "input", ElementType::kInt32);
+  input_ = ragged(file, "input", ElementType::kInt32, entry.samples);
   if (file.has("target/values")) {
-    target_ = ragged(file, "target", ElementType::kInt32);
+    target_ = ragged(file, "target", ElementType::kInt32, entry.samples);
   }
-  if (file.has("references/values")) {
-    references_ = ragged(file, "references", ElementType::kUint8);
+  if (file.has("references/samples")) {
+    reference_lists_ = file.layout("references/samples", ElementType::kInt64);
+    const std::int64_t texts =
+        file.layout("references/offsets", ElementType::kInt64).count - 1;
+    check_offsets(*reference_lists_, entry.samples, texts);
+    references_ = ragged(file, "references", ElementType::kUint8, texts);
+  } else if (file.has("references/values")) {
+    references_ =
+        ragged(file, "references", ElementType::kUint8, entry.samples);
   }
   const auto per_sample = [&](const char* name, ElementType type,
                               std::int64_t count) {
@@ -80,7 +87,9 @@ ShardFile::ShardFile(const FolderIndex& folder, const ShardEntry& entry)
         per_sample("types/values", ElementType::kUint8, input_.values.count);
   }
   const std::string& kind = folder.index.task_kind;
-  if (kind == "choose") choices_ = ragged(file, "choices", ElementType::kInt32);
+  if (kind == "choose") {
+    choices_ = ragged(file, "choices", ElementType::kInt32, entry.samples);
+  }
   if (kind == "classify" || kind == "choose") {
     class_label_ = per_sample("label", ElementType::kInt64, entry.samples);
   } else if (kind == "regress") {
@@ -129,25 +138,30 @@ void ShardFile::check_attributes(const Hdf5File& file) const {
 }
 
 ShardFile::Ragged ShardFile::ragged(const Hdf5File& file,
-                                    const std::string& group,
-                                    ElementType type) const {
+                                    const std::string& group, ElementType type,
+                                    std::int64_t entries) const {
   Ragged r{file.layout(group + "/values", type),
            file.layout(group + "/offsets", ElementType::kInt64)};
+  check_offsets(r.offsets, entries, r.values.count);
+  return r;
+}
+
+void ShardFile::check_offsets(const DatasetLayout& offsets,
+                              std::int64_t entries, std::int64_t total) const {
   const std::string& path = entry_->path;
-  if (r.offsets.count != entry_->samples + 1) {
+  if (offsets.count != entries + 1) {
     fail<IoError>("{}: /{}: has {} entries, {} + 1 are needed", path,
-                  r.offsets.name, r.offsets.count, entry_->samples);
+                  offsets.name, offsets.count, entries);
   }
   const Descriptor fd = open_file(path);
-  ChunkCursor cursor(path, fd.get(), r.offsets);
+  ChunkCursor cursor(path, fd.get(), offsets);
   std::int64_t first = 0, last = 0;
   cursor.read(0, 1, &first);
-  cursor.read(entry_->samples, 1, &last);
-  if (first != 0 || last != r.values.count) {
+  cursor.read(entries, 1, &last);
+  if (first != 0 || last != total) {
     fail<IoError>("{}: /{}: runs from {} to {}, not from 0 to {}", path,
-                  r.offsets.name, first, last, r.values.count);
+                  offsets.name, first, last, total);
   }
-  return r;
 }
 
 void ShardFile::gather(std::span<const std::int64_t> ascending,
@@ -265,14 +279,26 @@ void ShardFile::lengths(std::int64_t first, std::int64_t count,
 }
 
 bool ShardFile::references(std::int64_t first, std::int64_t count,
-                           std::string* out) const {
+                           std::vector<std::string>* out) const {
   if (!references_) return false;
   const Descriptor fd = open_file(entry_->path);
-  RaggedCursor cursor(entry_->path, fd.get(), references_->values,
-                      references_->offsets);
-  for (std::int64_t i = first; i < first + count; ++i) {
-    const auto bytes = cursor.values<char>(cursor.range(i));
-    *out++ = std::string(bytes.begin(), bytes.end());
+  RaggedCursor texts(entry_->path, fd.get(), references_->values,
+                     references_->offsets);
+  RaggedCursor lists(
+      entry_->path, fd.get(), references_->offsets,
+      reference_lists_ ? *reference_lists_ : references_->offsets);
+  for (std::int64_t i = first; i < first + count; ++i, ++out) {
+    RaggedCursor::Range which{i, 1};
+    if (reference_lists_) which = lists.range(i);
+    if (which.count < 1) {
+      fail<IoError>("{}: /{}: sample {} has no reference", entry_->path,
+                    reference_lists_->name, i);
+    }
+    out->clear();
+    for (std::int64_t k = 0; k < which.count; ++k) {
+      const auto bytes = texts.values<char>(texts.range(which.first + k));
+      out->emplace_back(bytes.begin(), bytes.end());
+    }
   }
   return true;
 }
@@ -286,7 +312,8 @@ std::vector<const DatasetLayout*> ShardFile::layouts() const {
       all.push_back(&(*r)->offsets);
     }
   }
-  for (const auto* d : {&types_, &float_label_, &class_label_}) {
+  for (const auto* d :
+       {&reference_lists_, &types_, &float_label_, &class_label_}) {
     if (*d) all.push_back(&**d);
   }
   return all;

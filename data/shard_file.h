@@ -24,9 +24,10 @@ class ShardFile {
   void gather(std::span<const std::int64_t> ascending, Sample* out) const;
   // Lengths in tokens, input + target, of [first, first + count).
   void lengths(std::int64_t first, std::int64_t count, std::int32_t* out) const;
-  // Reference texts of [first, first + count); false if the shard has none.
+  // Reference texts of [first, first + count), at least one each; false if the
+  // shard has none.
   bool references(std::int64_t first, std::int64_t count,
-                  std::string* out) const;
+                  std::vector<std::string>* out) const;
   // The whole file's digest, then every chunk's checksum.
   void verify() const;
 
@@ -35,7 +36,10 @@ class ShardFile {
     DatasetLayout values, offsets;
   };
   Ragged ragged(const Hdf5File& file, const std::string& group,
-                ElementType type) const;
+                ElementType type, std::int64_t entries) const;
+  // Throws unless `offsets` has entries + 1 of them, from 0 to `total`.
+  void check_offsets(const DatasetLayout& offsets, std::int64_t entries,
+                     std::int64_t total) const;
   void check_attributes(const Hdf5File& file) const;
   void check_size() const;
   void check_choices(std::int64_t sample, const Sample& s) const;
@@ -45,6 +49,8 @@ class ShardFile {
   const ShardEntry* entry_;
   Ragged input_;
   std::optional<Ragged> target_, references_, choices_;
+  // Which references each sample has; none: one each.
+  std::optional<DatasetLayout> reference_lists_;
   std::optional<DatasetLayout> types_, float_label_, class_label_;
   DatasetLayout id_, task_;
 };

@@ -67,17 +67,16 @@ class Folder final : public ShardFolder {
     return out;
   }
 
-  std::vector<std::string> references(std::int64_t first,
-                                      std::int64_t count) const override {
+  References references(std::int64_t first, std::int64_t count) const override {
     check_range(first, count);
-    std::vector<std::string> out(static_cast<std::size_t>(count));
+    References out(static_cast<std::size_t>(count));
     bool found = true;
     for_shards(first, count,
                [&](const ShardFile& file, std::int64_t from, std::int64_t n,
                    std::int64_t done) {
                  found = found && file.references(from, n, out.data() + done);
                });
-    return found ? out : std::vector<std::string>();
+    return found ? out : References();
   }
 
   std::vector<std::int32_t> lengths(std::int64_t first,

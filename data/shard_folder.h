@@ -40,10 +40,11 @@ class ShardFolder {
   // shards they touch is read once.
   virtual std::vector<Sample> gather(
       std::span<const std::int64_t> ascending) const = 0;
-  // The reference texts of [first, first + count), where the shards hold them
-  // (text_to_text); else empty.
-  virtual std::vector<std::string> references(std::int64_t first,
-                                              std::int64_t count) const = 0;
+  // The reference texts of [first, first + count), one or more each, where the
+  // shards hold them (text_to_text); else empty.
+  using References = std::vector<std::vector<std::string>>;
+  virtual References references(std::int64_t first,
+                                std::int64_t count) const = 0;
   // Length in tokens of every sample's input (+ target), storage order. Read
   // from the shards at the first call; 4 bytes a sample.
   virtual const std::vector<std::int32_t>& lengths() const = 0;

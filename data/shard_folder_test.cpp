@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -50,7 +51,8 @@ TEST(ShardFolder, HoldsWhatTheTokenizerGave) {
     EXPECT_EQ(s.input, e["input"].get<Ints>()) << at;
     EXPECT_EQ(s.target, e["target"].get<Ints>()) << at;
     EXPECT_TRUE(s.types.empty());
-    EXPECT_EQ(text->references(at, 1).at(0), e["reference"].get<std::string>());
+    EXPECT_EQ(text->references(at, 1).at(0),
+              std::vector{e["reference"].get<std::string>()});
     at += stride;
   }
   EXPECT_GT(at, 100);
@@ -76,6 +78,24 @@ TEST(ShardFolder, ChoicesLieEndToEnd) {
     }
     EXPECT_TRUE(at == s.target.end());
   }
+}
+
+TEST(ShardFolder, SeveralReferences) {
+  const auto expected =
+      nlohmann::json::parse(read_bytes(golden("shards_expected.json")))
+          .at("references")
+          .get<ShardFolder::References>();
+  const auto folder = open_shard_folder(golden("shards_references"));
+  ASSERT_EQ(folder->index().samples, 30);
+  EXPECT_EQ(folder->references(0, 30), expected);
+  std::size_t longest = 0;
+  for (std::int64_t i = 0; i < 30; ++i) {
+    const auto& want = expected[static_cast<std::size_t>(i)];
+    EXPECT_EQ(folder->references(i, 1).at(0), want);
+    longest = std::max(longest, want.size());
+  }
+  EXPECT_EQ(longest, 4u);
+  EXPECT_NO_THROW(folder->verify());
 }
 
 TEST(ShardFolder, IndexSaysWhatThereIs) {

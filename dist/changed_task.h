@@ -52,6 +52,12 @@ class ChangedTask : public Task {
     return task_->metrics(rows);
   }
   std::string_view main_metric() const override { return task_->main_metric(); }
+  bool judges_texts() const override { return task_->judges_texts(); }
+  std::vector<double> text_figures(
+      const std::string& text,
+      std::span<const std::string> references) const override {
+    return task_->text_figures(text, references);
+  }
 
  private:
   std::unique_ptr<Task> task_;

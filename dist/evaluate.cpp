@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
+#include <span>
 #include <type_traits>
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "data/decode.h"
 #include "dist/together.h"
 
 namespace thinwire {
@@ -43,8 +46,36 @@ struct Deal {
   }
 };
 
-// Runs `compute` on this rank's batches, then gathers what `pack` makes of the
-// rows; `unpack(bytes, cursor)` takes the rows of one batch off a rank's bytes.
+// What evaluation reads besides samples where a task judges texts.
+class Texts {
+ public:
+  explicit Texts(const ShardFolder& folder)
+      : folder_(folder), decoder_(folder.path() + "/vocab.json") {}
+
+  void judge(Task& task, const std::vector<Prediction>& texts,
+             std::int64_t first, std::vector<EvalRow>& rows) const {
+    const auto references =
+        folder_.references(first, static_cast<std::int64_t>(rows.size()));
+    if (references.empty()) {
+      fail<UsageError>(
+          "{}: has no references, which task.metrics needs (prepare it as "
+          "text_to_text)",
+          folder_.path());
+    }
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i].figures = task.text_figures(decoder_.text(texts[i].tokens),
+                                          references[i]);
+    }
+  }
+
+ private:
+  const ShardFolder& folder_;
+  TextDecoder decoder_;
+};
+
+// Runs `compute(in, first, ctx)` on this rank's batches, `first` the place of
+// the first sample, then gathers what `pack` makes of the rows;
+// `unpack(bytes, cursor)` takes the rows of one batch off a rank's bytes.
 template <class Row, class Compute, class Pack, class Unpack>
 std::vector<Row> over_batches(Communicator& comm, Backbone& backbone,
                               Task& task, const ShardFolder& folder,
@@ -60,7 +91,7 @@ std::vector<Row> over_batches(Communicator& comm, Backbone& backbone,
       const BackboneInput in = task.collate(samples, backbone.config());
       ForwardContext ctx;
       ctx.tasks = in.tasks;
-      const std::vector<Row> rows = compute(in, ctx);
+      const std::vector<Row> rows = compute(in, deal.begin(b), ctx);
       THINWIRE_ASSERT(static_cast<std::int64_t>(rows.size()) == deal.count(b),
                       "{} rows for {} samples", rows.size(), deal.count(b));
       for (const Row& row : rows) pack(row, bytes);
@@ -127,17 +158,34 @@ EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
                     const ShardFolder& folder, const EvalOptions& options) {
   const auto begin = Clock::now();
   const Patience keep_timeout(comm, 0);
+  std::optional<Texts> texts;
   const std::vector<EvalRow> rows = over_batches<EvalRow>(
       comm, backbone, task, folder, options,
-      [&](const BackboneInput& in, const ForwardContext& ctx) {
-        return task.evaluate(backbone, in, ctx);
+      [&](const BackboneInput& in, std::int64_t first,
+          const ForwardContext& ctx) {
+        auto out = task.evaluate(backbone, in, ctx);
+        if (task.judges_texts()) {
+          if (!texts) texts.emplace(folder);
+          texts->judge(task, task.predict(backbone, in, ctx), first, out);
+        }
+        return out;
       },
       [](const EvalRow& row, std::vector<std::byte>& bytes) {
-        append(bytes, &row, 1);
+        append(bytes, &row.sample, 1);
+        for (const double x :
+             {row.label, row.prediction, row.loss_sum, row.loss_weight}) {
+          append(bytes, &x, 1);
+        }
+        append_list(bytes, row.figures);
       },
       [](const std::vector<std::byte>& bytes, std::size_t& cursor) {
         EvalRow row;
-        take(bytes, cursor, &row, 1);
+        take(bytes, cursor, &row.sample, 1);
+        for (double* x :
+             {&row.label, &row.prediction, &row.loss_sum, &row.loss_weight}) {
+          take(bytes, cursor, x, 1);
+        }
+        take_list(bytes, cursor, row.figures);
         return row;
       });
   EvalRecord record;
@@ -153,7 +201,7 @@ std::vector<Prediction> predict(Communicator& comm, Backbone& backbone,
   const Patience keep_timeout(comm, 0);
   return over_batches<Prediction>(
       comm, backbone, task, folder, options,
-      [&](const BackboneInput& in, const ForwardContext& ctx) {
+      [&](const BackboneInput& in, std::int64_t, const ForwardContext& ctx) {
         return task.predict(backbone, in, ctx);
       },
       [](const Prediction& p, std::vector<std::byte>& bytes) {

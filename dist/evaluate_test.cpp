@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
+#include "base/error.h"
+#include "data/decode.h"
 #include "dist/declare.h"
 #include "dist/testing.h"
 #include "peft/fisher.h"
@@ -50,6 +53,98 @@ TEST(Evaluate, MetricsAreTheSameBitsForAnyNumberOfRanks) {
     EXPECT_GT(seen[0].at("loss"), 0);
     EXPECT_THAT(seen, ::testing::Each(seen[0]));
   }
+}
+
+// Words "a0", "a1", … by token; the references of sample i are two texts.
+class AnsweredFolder : public MemoryFolder {
+ public:
+  explicit AnsweredFolder(const ShardFolder& plain)
+      : MemoryFolder(plain.read(0, plain.index().samples), plain.index()) {
+    nlohmann::json table = {
+        {"version", 1}, {"decoder", "plain"}, {"special", {0, 1}}};
+    for (int id = 0; id < 40; ++id) {
+      table["tokens"].push_back("a" + std::to_string(id));
+    }
+    write_file(path() + "/vocab.json", table.dump());
+  }
+  static std::vector<std::string> answers(std::int64_t i) {
+    std::string other;
+    for (std::int64_t id = i; id < i + 30; ++id) {
+      other += "a" + std::to_string(id) + " ";
+    }
+    return {"a5 a6 a7", other};
+  }
+  References references(std::int64_t first, std::int64_t count) const override {
+    References out;
+    for (auto i = first; i < first + count; ++i) out.push_back(answers(i));
+    return out;
+  }
+};
+
+// Figures of texts: those of the predicted texts one by one, for any number of
+// ranks.
+TEST(Evaluate, JudgesWhatPredictWrites) {
+  const TaskConfig metrics = {{"metrics", {"bleu", "rouge", "squad"}},
+                              {"num_beams", 2},
+                              {"max_new_tokens", 6}};
+  const auto plain = make_folder(13, true);
+  const AnsweredFolder folder(*plain);
+  std::vector<Metrics> seen;
+  std::vector<Prediction> texts;
+  std::mutex mutex;
+  for (const int ranks : {1, 2, 7}) {
+    run_ranks(ranks, [&](Communicator& comm) {
+      Model model(true);
+      model.task = make_tiny_task(true, metrics);
+      model.task->add_head(*model.backbone, *random_source(1));
+      const EvalOptions options{.batch_size = 3, .progress = {}};
+      const EvalRecord record =
+          evaluate(comm, *model.backbone, *model.task, folder, options);
+      const auto written =
+          predict(comm, *model.backbone, *model.task, folder, options);
+      const std::lock_guard lock(mutex);
+      seen.push_back(record.metrics);
+      texts = written;
+    });
+  }
+  ASSERT_EQ(seen.size(), 10u);
+  EXPECT_THAT(seen, ::testing::Each(seen[0]));
+  const auto task = make_tiny_task(true, metrics);
+  EXPECT_EQ(task->main_metric(), "bleu");
+  const TextDecoder decoder(folder.path() + "/vocab.json");
+  std::vector<EvalRow> rows;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    EvalRow row;
+    row.loss_weight = 1;
+    row.figures = task->text_figures(
+        decoder.text(texts[i].tokens),
+        AnsweredFolder::answers(static_cast<std::int64_t>(i)));
+    rows.push_back(row);
+  }
+  const Metrics want = task->metrics(rows);
+  for (const char* name :
+       {"rouge1", "rouge2", "rouge_l", "bleu", "exact_match", "f1"}) {
+    EXPECT_EQ(seen[0].at(name), want.at(name)) << name;
+  }
+  EXPECT_GT(want.at("rouge1"), 0);
+}
+
+TEST(Evaluate, TextsWithoutReferencesAreRefused) {
+  const auto folder = make_folder(5, true);
+  write_file(folder->path() + "/vocab.json",
+             R"({"version": 1, "decoder": "plain", "special": [],
+                 "tokens": ["a"]})");
+  run_ranks(2, [&](Communicator& comm) {
+    Model model(true);
+    model.task = make_tiny_task(true, {{"metrics", {"squad"}}});
+    try {
+      evaluate(comm, *model.backbone, *model.task, *folder,
+               {.batch_size = 3, .progress = {}});
+      ADD_FAILURE();
+    } catch (const UsageError& e) {
+      EXPECT_THAT(e.what(), ::testing::HasSubstr("has no references"));
+    }
+  });
 }
 
 TEST(Evaluate, TakesTheFirstSamplesWhereAsked) {

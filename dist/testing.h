@@ -73,8 +73,7 @@ class MemoryFolder : public ShardFolder {
     for (const std::int64_t i : ascending) out.push_back(read(i, 1)[0]);
     return out;
   }
-  std::vector<std::string> references(std::int64_t,
-                                      std::int64_t) const override {
+  References references(std::int64_t, std::int64_t) const override {
     return {};
   }
   const std::vector<std::int32_t>& lengths() const override { return lengths_; }
@@ -200,10 +199,10 @@ inline void zero_at(at::Tensor& t, const at::Tensor& index) {
   }
 }
 
-inline std::unique_ptr<Task> make_tiny_task(bool text) {
+inline std::unique_ptr<Task> make_tiny_task(
+    bool text, TaskConfig given = TaskConfig::object()) {
   const char* kind = text ? "text_to_text" : "classify";
   const TaskInfo& info = find_task(kind);
-  TaskConfig given = TaskConfig::object();
   if (!text) given["labels"] = 3;
   return info.make(complete_fields(kind, info.fields, given));
 }

@@ -14,6 +14,7 @@
 #include "base/nearest.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "models/kv_cache.h"
 #include "ops/checkpoint.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
@@ -192,6 +193,13 @@ std::pair<at::Tensor, at::Tensor> Backbone::extra_keys_values(
     int site, const ForwardContext& ctx) {
   const auto& attachments = at_site(site).attention;
   if (attachments.empty()) return {};
+  if (ctx.cache != nullptr) {
+    return ctx.cache->extra(site, [&] {
+      ForwardContext first = ctx;
+      first.cache = nullptr;
+      return extra_keys_values(site, first);
+    });
+  }
   if (attachments.size() == 1) {
     return attachments.front()->extra_keys_values(ctx);
   }
@@ -235,6 +243,10 @@ at::Tensor Backbone::run_block(const BlockPart& part,
 at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,
                                        EmbeddedStream& stream,
                                        ForwardContext& ctx) {
+  if (ctx.cache != nullptr && !ctx.cache->empty()) {
+    ctx.cache->begin(stream.layout);  // what is inserted has been read
+    return embeddings;
+  }
   for (const auto& a : at_site(site).embedding) {
     const at::Tensor vectors = a->vectors(embeddings, ctx);
     const std::int64_t n = a->rows(), at = a->insert_at();
@@ -244,6 +256,7 @@ at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,
     stream.insert(n, at);
     ctx.layout = &stream.layout;
   }
+  if (ctx.cache != nullptr) ctx.cache->begin(stream.layout);
   return embeddings;
 }
 

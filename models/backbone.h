@@ -86,7 +86,9 @@ class Backbone {
   virtual BackboneOutput forward(const BackboneInput& in,
                                  const ForwardContext& ctx) = 0;
   // Encoder-decoders: the encoder alone, and the decoder on its output, so
-  // that generation runs the encoder once. Others throw InternalError.
+  // that generation runs the encoder once. Others throw InternalError. With
+  // ctx.cache the decoder's tokens are those of the cache's streams that it has
+  // not read yet; so are forward()'s in a model that is a decoder only.
   virtual BackboneOutput encode(const BackboneInput& in,
                                 const ForwardContext& ctx) = 0;
   virtual BackboneOutput decode(const BackboneOutput& memory,
@@ -134,11 +136,13 @@ class Backbone {
   at::Tensor look_up(int weight, const at::Tensor& rows,
                      const ForwardContext& ctx,
                      std::int64_t padding = -1) const;
-  // Of all attachments of an attention site; undefined without any.
+  // Of all attachments of an attention site; undefined without any. With
+  // ctx.cache they are made once.
   std::pair<at::Tensor, at::Tensor> extra_keys_values(
       int site, const ForwardContext& ctx);
   // Inserts what an embedding site's attachments bring; keeps `stream` and
-  // ctx.layout in step.
+  // ctx.layout in step. With ctx.cache this begins the pass there: positions
+  // hold from here on.
   at::Tensor insert_embeddings(int site, at::Tensor embeddings,
                                EmbeddedStream& stream, ForwardContext& ctx);
 

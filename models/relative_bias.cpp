@@ -33,7 +33,8 @@ RelativeBuckets::RelativeBuckets(std::int64_t buckets,
       max_distance_(max_distance),
       bidirectional_(bidirectional) {}
 
-at::Tensor RelativeBuckets::of_distances(const at::Tensor& key_minus_query) {
+at::Tensor RelativeBuckets::of_distances(
+    const at::Tensor& key_minus_query) const {
   const std::int64_t side = bidirectional_ ? buckets_ / 2 : buckets_;
   const std::int64_t exact = side / 2;
   const at::Tensor distance = bidirectional_
@@ -83,6 +84,24 @@ at::Tensor RelativeBuckets::bias(const at::Tensor& weight,
   return at::embedding(weight, beside(bucket, weight))
       .permute({0, 3, 1, 2})
       .contiguous();
+}
+
+at::Tensor RelativeBuckets::bias(const at::Tensor& weight,
+                                 const Layout& queries,
+                                 const Layout& keys) const {
+  at::Tensor query = padded_positions(queries), key = padded_positions(keys);
+  const bool alike =
+      keys.uniform && keys.contiguous_positions && queries.uniform;
+  if (alike) {
+    query = query.narrow(0, 0, 1);
+    key = key.narrow(0, 0, 1);
+  }
+  const at::Tensor bucket =
+      of_distances(key.unsqueeze(1).sub(query.unsqueeze(2)));
+  const at::Tensor bias = at::embedding(weight, beside(bucket, weight))
+                              .permute({0, 3, 1, 2})
+                              .contiguous();
+  return alike ? bias.squeeze(0) : bias;
 }
 
 std::function<at::Tensor(const at::Tensor&)> RelativeBuckets::gradient(

@@ -25,6 +25,11 @@ class RelativeBuckets {
   // (i, j) is of key position minus query position; what lies past the end of
   // a sequence holds some bucket's value, and attention does not read it.
   at::Tensor bias(const at::Tensor& weight, const Layout& layout);
+  // Queries that are a part of the keys' rows -> [H, Lq, Lk], one for all
+  // sequences if those are equally long without holes and the queries are the
+  // last of each, else [B, H, Lq, Lk].
+  at::Tensor bias(const at::Tensor& weight, const Layout& queries,
+                  const Layout& keys) const;
   // Of the bias expanded to [B, H, L, L]: its gradient -> the weight's own for
   // each sequence, [B, buckets, H].
   std::function<at::Tensor(const at::Tensor& grad)> gradient(
@@ -32,7 +37,7 @@ class RelativeBuckets {
 
  private:
   const at::Tensor& of_length(std::int64_t length);
-  at::Tensor of_distances(const at::Tensor& key_minus_query);
+  at::Tensor of_distances(const at::Tensor& key_minus_query) const;
 
   std::int64_t buckets_, max_distance_;
   bool bidirectional_;

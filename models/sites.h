@@ -19,6 +19,8 @@
 
 namespace thinwire {
 
+class KvCache;  // models/kv_cache.h
+
 // Everything an attachment may depend on besides its inputs. One per stream
 // (encoder, decoder), handed to every attachment and parameter source.
 struct ForwardContext {
@@ -30,6 +32,9 @@ struct ForwardContext {
   std::vector<std::int32_t> tasks;  // [B] task id per sequence
   // Blocks keep their inputs only; backward computes them again.
   bool checkpoint_blocks = false;
+  // A decoder's pass over new rows only, in evaluation mode: what it has read
+  // before. Not owned.
+  KvCache* cache = nullptr;
 
   DropoutKey dropout_key(std::uint32_t site) const {
     return {seed, step, site};

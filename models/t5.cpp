@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "models/kv_cache.h"
 #include "models/relative_bias.h"
 #include "ops/attention.h"
 #include "ops/block_steps.h"
@@ -85,7 +86,8 @@ class T5 : public Backbone {
 
   BackboneOutput decode(const BackboneOutput& memory, const BackboneInput& in,
                         const ForwardContext& ctx) override {
-    THINWIRE_ASSERT(in.decoder.layout.batch() == memory.layout.batch(),
+    THINWIRE_ASSERT(ctx.cache != nullptr ||
+                        in.decoder.layout.batch() == memory.layout.batch(),
                     "{} sequences to decode, {} encoded",
                     in.decoder.layout.batch(), memory.layout.batch());
     return run(decoder_, in.decoder, &memory, ctx);
@@ -235,6 +237,7 @@ class T5 : public Backbone {
     ForwardContext ctx = outer;
     ctx.layout = &stream.layout;
     ctx.memory = memory == nullptr ? nullptr : &memory->layout;
+    if (memory == nullptr) ctx.cache = nullptr;
     at::Tensor h = look_up(shared_, in.tokens, ctx);
     h = insert_embeddings(stack.embeddings, std::move(h), stream, ctx);
     h = drop(h, config_.dropout, stack.embeddings_dropout, ctx);
@@ -266,8 +269,12 @@ class T5 : public Backbone {
 
   at::Tensor relative_bias(T5Stack& stack, const Layout& layout,
                            const ForwardContext& ctx) const {
-    const at::Tensor bias = stack.buckets.bias(
-        parameters_.get(stack.relative_bias, ctx).to(at::kFloat), layout);
+    const at::Tensor weight =
+        parameters_.get(stack.relative_bias, ctx).to(at::kFloat);
+    if (ctx.cache != nullptr) {
+      return stack.buckets.bias(weight, layout, ctx.cache->keys());
+    }
+    const at::Tensor bias = stack.buckets.bias(weight, layout);
     ScoredWeight* scored = parameters_.scored(stack.relative_bias);
     if (scored == nullptr) return bias;
     // One per sequence, so that backward sees each one's own gradient.
@@ -303,22 +310,31 @@ class T5 : public Backbone {
     const at::Tensor input = rms_norm_of(x, a.norm, ctx);
     AttentionInputs in;
     in.queries = in.keys = ctx.layout;
+    in.heads = config_.heads;
+    in.bias = bias;
     in.q = linear(a.q, input, ctx);
+    std::tie(in.extra_k, in.extra_v) = extra_keys_values(a.attention, ctx);
     if (!memory.defined()) {
       in.causal = ctx.memory != nullptr;  // the decoder's own rows
       in.k = linear(a.k, input, ctx);
       in.v = linear(a.v, input, ctx);
+      if (ctx.cache != nullptr) ctx.cache->attend_self(a.attention, in);
     } else {
-      // Keys and values have the encoder's rows; so must what attachments see.
       in.keys = ctx.memory;
-      ForwardContext rows = ctx;
-      rows.layout = ctx.memory;
-      in.k = linear(a.k, memory, rows);
-      in.v = linear(a.v, memory, rows);
+      const auto project = [&] {
+        // Keys and values have the encoder's rows; so must what attachments
+        // see.
+        ForwardContext rows = ctx;
+        rows.layout = ctx.memory;
+        in.k = linear(a.k, memory, rows);
+        in.v = linear(a.v, memory, rows);
+      };
+      if (ctx.cache == nullptr) {
+        project();
+      } else {
+        ctx.cache->attend_inputs(a.attention, in, project);
+      }
     }
-    in.heads = config_.heads;
-    in.bias = bias;
-    std::tie(in.extra_k, in.extra_v) = extra_keys_values(a.attention, ctx);
     if (ctx.training) in.dropout = config_.attention_dropout;
     in.key = ctx.dropout_key(a.weights_dropout);
     return residual(a, std::move(x), input, linear(a.o, attention(in), ctx),

@@ -29,4 +29,9 @@ const TaskInfo& find_task(std::string_view kind) {
                    list_nearest_first(kind, kinds));
 }
 
+std::vector<double> Task::text_figures(const std::string&,
+                                       std::span<const std::string>) const {
+  fail<InternalError>("a {} task judges no texts", kind());
+}
+
 }  // namespace thinwire

@@ -33,12 +33,14 @@ struct EvalRow {
   double prediction = 0;  // class, value, or 1 where the text matched exactly
   double loss_sum = 0;
   double loss_weight = 0;
+  std::vector<double> figures = {};  // text_figures(), if the task judges texts
 };
 
 // What `predict` writes for one sample.
 struct Prediction {
   std::uint64_t sample = 0;
-  double value = 0;                  // class index or regression value
+  // Class index, regression value, or the score of a text.
+  double value = 0;
   std::vector<float> scores;         // classify: probabilities
   std::vector<std::int32_t> tokens;  // text_to_text: generated ids
 };
@@ -90,8 +92,15 @@ class Task {
   virtual std::vector<Prediction> predict(Backbone& backbone,
                                           const BackboneInput& in,
                                           const ForwardContext& ctx) = 0;
+  // Whether samples are also judged by the text that predict() gives and by
+  // the shards' references: evaluation then puts text_figures() into each row.
+  virtual bool judges_texts() const { return false; }
+  // Of a decoded text (UTF-8) and its references, at least one.
+  virtual std::vector<double> text_figures(
+      const std::string& text, std::span<const std::string> references) const;
   // rows: of all ranks. Names as in metrics.jsonl: accuracy, f1, matthews,
-  // pearson, spearman, exact_match, loss.
+  // pearson, spearman, exact_match, loss; of texts rouge1, rouge2, rouge_l,
+  // bleu, exact_match, f1.
   virtual Metrics metrics(std::span<const EvalRow> rows) const = 0;
   // The metric `best/` and early stop follow unless the config names one, and
   // whether more is better.

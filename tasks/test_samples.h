@@ -22,6 +22,25 @@ inline Sample sample(std::uint64_t id, std::vector<std::int32_t> input,
   return out;
 }
 
+// Every field of a task that writes text, at its default unless changed.
+inline TaskConfig writing_config(const TaskConfig& changes = {}) {
+  TaskConfig config = {{"max_new_tokens", 128},
+                       {"min_new_tokens", 0},
+                       {"num_beams", 1},
+                       {"length_penalty", 1.0},
+                       {"early_stopping", "false"},
+                       {"no_repeat_ngram_size", 0},
+                       {"do_sample", false},
+                       {"temperature", 1.0},
+                       {"top_k", 50},
+                       {"top_p", 1.0},
+                       {"sample_seed", 1},
+                       {"metrics", nullptr},
+                       {"rouge_stemmer", false}};
+  if (!changes.is_null()) config.update(changes);
+  return config;
+}
+
 // A task with its head on a golden model.
 struct Fixture {
   std::unique_ptr<Backbone> backbone;

@@ -12,15 +12,12 @@
 #include "ops/loss.h"
 #include "ops/reference.h"
 #include "tasks/collate.h"
-#include "tasks/decode.h"
+#include "tasks/decoding.h"
+#include "tasks/generate.h"
+#include "tasks/judged_texts.h"
 
 namespace thinwire {
 namespace {
-
-constexpr Field kFields[] = {
-    {"max_new_tokens", FieldType::kInt, "128",
-     "predict: longest text to generate, tokens"},
-};
 
 // Hidden states of the targets' rows, without what a method put between them.
 at::Tensor token_states(Backbone& backbone, const BackboneInput& in,
@@ -39,13 +36,7 @@ ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) {
 class TextToText : public Task {
  public:
   TextToText(std::string_view kind, const TaskConfig& config)
-      : kind_(kind),
-        max_new_tokens_(config.at("max_new_tokens").get<std::int64_t>()) {
-    if (max_new_tokens_ < 1) {
-      fail<UsageError>("task.max_new_tokens is {}; it must be at least 1",
-                       max_new_tokens_);
-    }
-  }
+      : kind_(kind), decoding_(read_decoding(config)), judged_(config) {}
 
   std::string_view kind() const override { return kind_; }
 
@@ -140,11 +131,12 @@ class TextToText : public Task {
 
   std::vector<Prediction> predict(Backbone& backbone, const BackboneInput& in,
                                   const ForwardContext& ctx) override {
-    auto texts = greedy_decode(backbone, in, ctx, max_new_tokens_);
+    auto texts = generate(backbone, in, ctx, decoding_);
     std::vector<Prediction> out(texts.size());
     for (std::size_t b = 0; b < out.size(); ++b) {
       out[b].sample = in.sample_ids[b];
-      out[b].tokens = std::move(texts[b]);
+      out[b].value = texts[b].score;
+      out[b].tokens = std::move(texts[b].tokens);
     }
     return out;
   }
@@ -153,21 +145,40 @@ class TextToText : public Task {
     const EvalRows r = split_rows(rows);
     double matches = 0;
     for (const double match : r.predictions) matches += match;
-    return {{"exact_match", matches / static_cast<double>(rows.size())},
-            {"loss", r.loss}};
+    Metrics out{{"exact_match", matches / static_cast<double>(rows.size())},
+                {"loss", r.loss}};
+    judged_.add_to(out, rows);
+    return out;
   }
   std::string_view main_metric() const override {
+    if (judged_.any()) return judged_.main_metric();
     return kind_ == "span_corruption" ? "loss" : "exact_match";
+  }
+
+  bool judges_texts() const override { return judged_.any(); }
+  std::vector<double> text_figures(
+      const std::string& text,
+      std::span<const std::string> references) const override {
+    return judged_.figures(text, references);
   }
 
  private:
   std::string_view kind_;
-  std::int64_t max_new_tokens_;
+  Decoding decoding_;
+  JudgedTexts judged_;
 };
 
 }  // namespace
 
-std::span<const Field> text_to_text_fields() { return kFields; }
+std::span<const Field> text_to_text_fields() {
+  static const auto kFields = [] {
+    std::vector<Field> out(decoding_fields().begin(), decoding_fields().end());
+    const auto more = judged_texts_fields();
+    out.insert(out.end(), more.begin(), more.end());
+    return out;
+  }();
+  return kFields;
+}
 
 std::unique_ptr<Task> make_text_to_text(std::string_view kind,
                                         const TaskConfig& config) {
@@ -176,8 +187,8 @@ std::unique_ptr<Task> make_text_to_text(std::string_view kind,
 
 const TaskInfo& text_to_text_task() {
   static const TaskInfo kInfo = {
-      "text_to_text", "text in, text out, by an encoder-decoder", kFields,
-      [](const TaskConfig& config) {
+      "text_to_text", "text in, text out, by an encoder-decoder",
+      text_to_text_fields(), [](const TaskConfig& config) {
         return make_text_to_text("text_to_text", config);
       }};
   return kInfo;

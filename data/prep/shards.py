@@ -79,6 +79,7 @@ class ShardWriter:
         self.input, self.types = _Ragged("<i4"), _Ragged("u1")
         self.target, self.reference = _Ragged("<i4"), _Ragged("u1")
         self.choices = _Ragged("<i4")
+        self.reference_ends = [0]  # how many with each sample
         self.ids, self.task_ids, self.labels = [], [], []
         self.shard_truncated = 0
 
@@ -90,9 +91,9 @@ class ShardWriter:
             self.target.add(sample["target"])
         if "choices" in sample:
             self.choices.add(sample["choices"])
-        if "reference" in sample:
-            text = sample["reference"].encode("utf-8")
-            self.reference.add(np.frombuffer(text, "u1"))
+        for text in sample.get("references", ()):
+            self.reference.add(np.frombuffer(text.encode("utf-8"), "u1"))
+        self.reference_ends.append(len(self.reference.ends) - 1)
         if "label" in sample:
             self.labels.append(sample["label"])
         self.ids.append(sample["id"])
@@ -122,6 +123,10 @@ class ShardWriter:
                              _VALUES_CHUNK)
                     _dataset(f, f"{group}/offsets",
                              np.asarray(lists.ends, "<i8"), _PER_SAMPLE_CHUNK)
+            if self.reference_ends[-1] > n:  # some have several
+                _dataset(f, "references/samples",
+                         np.asarray(self.reference_ends, "<i8"),
+                         _PER_SAMPLE_CHUNK)
             _dataset(f, "id", np.asarray(self.ids, "<u8"), _PER_SAMPLE_CHUNK)
             _dataset(f, "task", np.asarray(self.task_ids, "<i4"),
                      _PER_SAMPLE_CHUNK)

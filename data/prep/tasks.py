@@ -153,15 +153,28 @@ class Maker:
                                else self.labels.code(where, text))
             yield row_id, sample
 
+    def _references(self, where, text):
+        """The texts of a target column: the first is the target."""
+        if not self.o.reference_separator:
+            return [text]
+        texts = [t.strip() for t in text.split(self.o.reference_separator)]
+        if not all(texts):
+            raise UserError(f"{where}: '{text}' has an empty reference between "
+                            f"'{self.o.reference_separator}'")
+        return texts
+
     def _text_to_text(self, rows):
         sources = [self.o.prefix + " ".join(groups[0]) for _, _, groups in rows]
-        targets = [" ".join(groups[1]) for _, _, groups in rows]
+        references = [self._references(where, " ".join(groups[1]))
+                      for _, where, groups in rows]
+        targets = [texts[0] for texts in references]
         encoded = self.tokenizer.encode(sources, self.o.max_tokens, end=True)
         wanted = self.tokenizer.encode(targets, self.o.max_target_tokens,
                                        end=True)
-        for (row_id, _, _), e, t, text in zip(rows, encoded, wanted, targets):
+        for (row_id, _, _), e, t, texts in zip(rows, encoded, wanted,
+                                               references):
             sample = self._sample(row_id, e)
-            sample["target"], sample["reference"] = t[0], text
+            sample["target"], sample["references"] = t[0], texts
             sample["truncated"] |= int(t[2])
             yield row_id, sample
 
@@ -204,7 +217,8 @@ class Maker:
             sample["target"] = [i for ids, _, _ in tokens for i in ids]
             sample["choices"] = [len(ids) for ids, _, _ in tokens]
             sample["truncated"] |= int(any(cut for _, _, cut in tokens))
-            sample["label"], sample["reference"] = label, choices[label]
+            sample["label"] = label
+            sample["references"] = [choices[label]]
             yield row_id, sample
 
     def _span_corruption(self, rows):

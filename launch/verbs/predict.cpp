@@ -30,6 +30,7 @@ Json line_of(const Prediction& p, const ShardIndex& index,
   if (decoder != nullptr) {
     json["text"] = decoder->text(p.tokens);
     json["tokens"] = p.tokens;
+    json["score"] = p.value;
     return json;
   }
   if (p.scores.empty()) {
@@ -96,9 +97,15 @@ constexpr VerbOption kOptions[] = {
 constexpr Verb kPredictVerb{
     "predict", "labels, values or text as JSON lines",
     "One line per sample, in the order of the shards: id, label, name and\n"
-    "scores; value; or text and tokens.\n"
+    "scores; value; or text, tokens and score. Text is made of the likeliest\n"
+    "tokens, or as overrides say (names of HF's generate; "
+    "docs/generation.md):\n"
+    "  task.num_beams=4      beam search; length_penalty, early_stopping\n"
+    "  task.do_sample=true   drawn; top_p, top_k, temperature, sample_seed\n"
+    "  max_new_tokens, min_new_tokens, no_repeat_ngram_size with any of them\n"
     "Example:\n"
-    "  thinwire predict runs/quickstart/lora/config.yaml --output out.jsonl",
+    "  thinwire predict runs/quickstart/lora/config.yaml --output out.jsonl\n"
+    "  thinwire predict runs/text/config.yaml task.num_beams=4",
     kOptions, &run};
 
 }  // namespace thinwire

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the golden shard folders that data/*_test.cpp reads.
 
-shards_classify/ and shards_text/ come out of data/prepare.py; what they must
+shards_classify/, shards_text/ and shards_references/ come out of data/prepare.py; what they must
 hold is written to shards_expected.json by the tokenizers library alone.
 Run from anywhere with the environment of data preparation:
     .venv/bin/python tests/golden/make_shards.py
@@ -102,6 +102,14 @@ def main():
                 "--task", "choose", "--columns", "1,2", "--choices",
                 ",".join(answers))
         expected["choose"] = [tok.encode(a).ids for a in answers]
+        # One to four references a row; the first is the target.
+        several = [(a, " | ".join([b, *c.split()[:i % 4]]))
+                   for i, (a, b, c) in enumerate(
+                       (words(), words(), words()) for _ in range(30))]
+        prepare("shards_references", folder, several, "--task", "text_to_text",
+                "--columns", "1,2", "--reference-separator", "|",
+                "--shard-samples", "12")
+        expected["references"] = [b.split(" | ") for _, b in several]
     with open(os.path.join(HERE, "shards_expected.json"), "w") as f:
         json.dump(expected, f)
         f.write("\n")

@@ -66,6 +66,7 @@ class Folder:
         self.input, self.types, self.target = [], [], []
         self.references, self.label, self.id, self.task = [], [], [], []
         self.choices = []
+        self.reference_samples = []
         for shard in self.index["shards"]:
             name = os.path.join(path, shard["file"])
             with open(name, "rb") as f:
@@ -97,6 +98,8 @@ class Folder:
             self.target += ragged("target")
         if "references" in f:
             self.references += [bytes(b).decode() for b in ragged("references")]
+            if "samples" in f["references"]:
+                self.reference_samples += f["references/samples"][:].tolist()
         if "choices" in f:
             self.choices += ragged("choices")
         if "label" in f:
@@ -257,6 +260,26 @@ class PrepareTest(unittest.TestCase):
         self.bad("--choices is for --task choose", "--task", "text_to_text",
                  "--tokenizer", self.t5, "--input", lines, "--columns", "q,a",
                  "--choices", "a,b", "--output", self.path("x"), "--force")
+
+    def test_several_references(self):
+        tsv = self.write("a.tsv", "a\tb\nred\tsun / moon tree/sun\n"
+                                  "blue\tsun\n")
+        common = ("--task", "text_to_text", "--tokenizer", self.t5, "--input",
+                  tsv, "--columns", "a,b", "--output")
+        self.good(*common, self.path("x"), "--reference-separator", "/")
+        x = Folder(self.path("x"))
+        self.assertEqual(x.references, ["sun", "moon tree", "sun", "sun"])
+        self.assertEqual(x.reference_samples, [0, 3, 4])
+        self.good(*common, self.path("y"))
+        y = Folder(self.path("y"))
+        self.assertEqual(y.references, ["sun / moon tree/sun", "sun"])
+        self.assertEqual(y.reference_samples, [])
+        self.assertEqual(x.target[0], y.target[1])
+        self.bad("empty reference", *common, self.path("z"),
+                 "--reference-separator", "/sun")
+        self.bad("means nothing for --task", "--task", "span_corruption",
+                 "--tokenizer", self.t5, "--input", tsv, "--output",
+                 self.path("z"), "--reference-separator", "/")
 
     def test_span_corruption_gives_the_text_back(self):
         rows = [" ".join(WORDS[(i * j) % 10] for j in range(3 + i * 2))

@@ -1,0 +1,111 @@
+"""Golden text: HF's generate() on the models of make_t5.py.
+
+Random models repeat one token and seldom end, so each case lets some of the
+model's favourite tokens end a text, and sharpens the distributions by a factor
+on the output matrix (`sharpen`; the tied model's embeddings are untied for it).
+"""
+
+import json
+
+import torch
+import transformers
+from transformers.generation import logits_process
+
+from common import HERE
+
+torch.set_num_threads(1)
+INPUTS = (5, 1, 9, 3, 12, 7, 2, 4)
+
+
+def load(name, sharpen):
+    model = transformers.T5ForConditionalGeneration.from_pretrained(
+        HERE / name, attn_implementation="eager").eval()
+    with torch.no_grad():
+        # A parameter of its own: the embeddings stay as they are.
+        model.lm_head.weight = torch.nn.Parameter(
+            model.lm_head.weight.detach() * sharpen)
+    return model
+
+
+def inputs():
+    g = torch.Generator().manual_seed(3)
+    return [torch.randint(2, 41, (n,), generator=g).tolist() for n in INPUTS]
+
+
+def case(name, eos, sharpen=1.0, **how):
+    model, texts, scores = load(name, sharpen), [], []
+    how = {"max_new_tokens": 14, **how}
+    for ids in inputs():
+        made = model.generate(
+            torch.tensor([ids]), do_sample=False, eos_token_id=eos,
+            return_dict_in_generate=True, output_scores=True, **how)
+        if how.get("num_beams", 1) > 1:
+            scores.append(made.sequences_scores.item())
+        text = made.sequences[0, 1:].tolist()  # without the start token
+        texts.append(text[:text.index(eos)] if eos in text else text)
+    print(name, eos, how, [len(text) for text in texts],
+          len({t for text in texts for t in text}))
+    return {"model": name, "eos": eos, "sharpen": sharpen, "config": how,
+            "outputs": texts, "scores": scores}
+
+
+def cases():
+    for name, eos in (("t5_tied", 15), ("t5_gated", 1), ("t5_gated", 19),
+                      ("t5_gated", 31)):
+        yield case(name, eos)
+    for how in (
+        {"num_beams": 2},
+        {"num_beams": 4},
+        {"num_beams": 4, "early_stopping": True},
+        {"num_beams": 4, "early_stopping": "never", "length_penalty": 2.0},
+        {"num_beams": 3, "length_penalty": 0.6},
+        {"num_beams": 3, "length_penalty": 0.0},
+        {"num_beams": 3, "length_penalty": -1.0},
+        {"num_beams": 5, "no_repeat_ngram_size": 2},
+        {"num_beams": 4, "min_new_tokens": 6, "max_new_tokens": 11},
+        {"no_repeat_ngram_size": 1},
+        {"no_repeat_ngram_size": 3, "min_new_tokens": 5},
+        {"num_beams": 4, "max_new_tokens": 1},
+    ):
+        yield case("t5_tied", 15, sharpen=2.0, **how)
+        yield case("t5_gated", 31, sharpen=0.5, **how)
+
+
+def kept(logits, temperature, top_k, top_p):
+    """What HF's processors leave of a distribution, and what they make it."""
+    scores = torch.tensor([logits])
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    for process in (
+        logits_process.TemperatureLogitsWarper(temperature),
+        logits_process.TopKLogitsWarper(top_k or len(logits)),
+        logits_process.TopPLogitsWarper(top_p),
+    ):
+        scores = process(ids, scores)
+    p = torch.softmax(scores[0].double(), 0)
+    tokens = torch.nonzero(scores[0] > -torch.inf)[:, 0].tolist()
+    return {"temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "tokens": tokens,
+            "probabilities": [round(x, 10) for x in p[tokens].tolist()]}
+
+
+def distributions():
+    g = torch.Generator().manual_seed(7)
+    few = 3 * torch.randn(41, generator=g)
+    # More tokens than are sorted at a time, and equal ones at the border.
+    many = 0.5 * torch.randn(700, generator=g)
+    ties = [2.0, 1.0, 1.0, 1.0, 0.0, -1.0]
+    hows = ((1.0, 0, 0.9), (0.7, 0, 0.5), (1.0, 3, 1.0), (1.3, 10, 0.8),
+            (1.0, 50, 0.99), (1.0, 0, 0.01))
+    for logits in (few, many):
+        logits = [round(x, 6) for x in logits.tolist()]
+        yield {"logits": logits, "kept": [kept(logits, *h) for h in hows]}
+    # Of equals at the border of top_p either may stay; top_k keeps all.
+    yield {"logits": ties, "kept": [kept(ties, 1.0, 3, 1.0)]}
+
+
+out = {"transformers": transformers.__version__, "torch": torch.__version__,
+       "inputs": inputs(), "cases": list(cases()),
+       "distributions": list(distributions())}
+path = HERE / "generate.json"
+path.write_text(json.dumps(out) + "\n")
+print(path.stat().st_size, "bytes")
