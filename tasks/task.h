@@ -30,7 +30,9 @@ struct LossTerms {
 struct EvalRow {
   std::uint64_t sample = 0;
   double label = 0;
-  double prediction = 0;  // class, value, or 1 where the text matched exactly
+  // Class, value, 1 where the text matched exactly, or (lm, of `label` tokens)
+  // how many were the likeliest.
+  double prediction = 0;
   double loss_sum = 0;
   double loss_weight = 0;
 };
@@ -38,7 +40,8 @@ struct EvalRow {
 // What `predict` writes for one sample.
 struct Prediction {
   std::uint64_t sample = 0;
-  double value = 0;                  // class index or regression value
+  // Class index, regression value, or (lm) mean loss of a token.
+  double value = 0;
   std::vector<float> scores;         // classify: probabilities
   std::vector<std::int32_t> tokens;  // text_to_text: generated ids
 };
@@ -66,7 +69,7 @@ class Task {
   virtual LossTerms loss(Backbone& backbone, const BackboneInput& in,
                          const ForwardContext& ctx) = 0;
 
-  // Logits by HF's shape: [B, labels], or [T_decoder, V] packed.
+  // Logits by HF's shape: [B, labels], or [T, V] packed, rows of the decoder.
   virtual at::Tensor logits(Backbone& backbone, const BackboneInput& in,
                             const ForwardContext& ctx) = 0;
 
@@ -91,7 +94,7 @@ class Task {
                                           const BackboneInput& in,
                                           const ForwardContext& ctx) = 0;
   // rows: of all ranks. Names as in metrics.jsonl: accuracy, f1, matthews,
-  // pearson, spearman, exact_match, loss.
+  // pearson, spearman, exact_match, loss, perplexity, token_accuracy.
   virtual Metrics metrics(std::span<const EvalRow> rows) const = 0;
   // The metric `best/` and early stop follow unless the config names one, and
   // whether more is better.
