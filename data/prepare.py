@@ -40,6 +40,11 @@ examples
       --choices "ADE-related,not ADE-related" --list-choices --output shards
     python data/prepare.py --task choose --tokenizer T5_DIR --input q.jsonl \\
       --columns question,answer,choices --output shards
+  text for GPT-2, of which all is learned, or a prompt and what follows it:
+    python data/prepare.py --task lm --tokenizer GPT2_DIR \\
+      --input corpus.txt --columns text --max-tokens 512 --output shards
+    python data/prepare.py --task lm --tokenizer GPT2_DIR \\
+      --input pairs.tsv --columns prompt,answer --output shards
   span corruption (T5's pre-training) over plain text, one document a line:
     python data/prepare.py --task span_corruption --tokenizer T5_DIR \\
       --input corpus.txt --max-tokens 512 --max-target-tokens 115 \\
@@ -68,7 +73,8 @@ def _parser():
     add("--columns", metavar="SPEC",
         help="input columns, then the label or target: sentence,label, or "
         "a+b,label for a pair; names from the header or numbers from 1 "
-        "(span_corruption: one group, default text)")
+        "(span_corruption: one group, default text; lm: one, or a prompt and "
+        "what follows)")
     add("--format", choices=readers.FORMATS,
         help="of the input (default: by file name)")
     add("--no-header", action="store_true",
@@ -92,7 +98,8 @@ def _parser():
     add("--list-choices", action="store_true",
         help="choose: inputs end with the answers to choose from")
     add("--prefix", default="", metavar="TEXT",
-        help="put before every text_to_text, choose or span_corruption input")
+        help="put before every input of text_to_text, choose, span_corruption "
+        "or lm")
     add("--reference-separator", default="", metavar="TEXT",
         help="stands between the references of a text_to_text row; the first "
         "is the target (default: one reference)")
@@ -163,19 +170,19 @@ def _check(o):
                         "least 1")
     if not 0 <= o.seed < 1 << 63 or not 0 <= o.task_id < 1 << 31:
         raise UserError("--seed and --task-id must not be negative")
-    default = {"span_corruption": "text"}.get(o.task)
+    default = {"span_corruption": "text", "lm": "text"}.get(o.task)
     if not (o.columns or default):
         raise UserError(f"--columns is needed for --task {o.task}, as in "
                         "sentence,label")
     o.groups = readers.parse_columns(o.columns or default)
-    want = 1 if o.task == "span_corruption" else 2
+    want = {"span_corruption": (1,), "lm": (1, 2)}.get(o.task, (2,))
     if o.task == "choose" and not o.choices:
-        want = 3
-    if len(o.groups) != want:
+        want = (3,)
+    if len(o.groups) not in want:
         raise UserError(f"--columns '{o.columns}' has {len(o.groups)} parts; "
-                        f"{o.task} takes {want}" +
+                        f"{o.task} takes {' or '.join(map(str, want))}" +
                         (" without --choices: input,answer,choices"
-                         if want == 3 else ""))
+                         if want == (3,) else ""))
     _check_choices(o)
     if o.task in ("classify", "regress") and (
             len(o.groups[0]) > 2 or len(o.groups[1]) != 1):

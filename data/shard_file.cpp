@@ -95,7 +95,7 @@ ShardFile::ShardFile(const FolderIndex& folder, const ShardEntry& entry)
   } else if (kind == "regress") {
     float_label_ = per_sample("label", ElementType::kFloat64, entry.samples);
   }
-  if (!target_ && kind != "classify" && kind != "regress") {
+  if (!target_ && kind != "classify" && kind != "regress" && kind != "lm") {
     fail<UsageError>("{}: has no /target/values, which a {} shard needs",
                      entry.path, kind);
   }

@@ -12,19 +12,20 @@ namespace {
 using namespace trial;  // dist/testing.h
 
 struct Case {
-  std::string method;
-  bool text;
+  std::string method, model;
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.method << (c.text ? " on T5" : " on BERT");
+  *out << c.method << " on " << c.model;
 }
 
 std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
-    out.push_back({std::string(info.id), false});
-    if (info.id != "head") out.push_back({std::string(info.id), true});
+    for (const std::string model : {"bert", "gpt2", "t5"}) {
+      if (info.id == "head" && model != "bert") continue;
+      out.push_back({std::string(info.id), model});
+    }
   }
   return out;
 }
@@ -35,15 +36,17 @@ class MethodRun : public ::testing::TestWithParam<Case> {
   static Job job(int ranks) {
     const Case& c = GetParam();
     Job job;
-    job.text = c.text;
-    job.model = c.text ? t5_config(0.1) : bert_config(0.1);
+    job.text = c.model != "bert";
+    job.model = c.model == "bert"   ? bert_config(0.1)
+                : c.model == "gpt2" ? gpt2_config(0.1)
+                                    : t5_config(0.1);
     Config config = testing::tiny_config(c.method);
     // Of the methods that have one of their own.
     for (const Field& f : find_method(c.method).fields) {
       if (f.name == "dropout") config["dropout"] = 0.2;
     }
     job.methods = {{c.method, config}};
-    job.train = make_folder(41, c.text);
+    job.train = make_folder(41, job.text);
     job.options.deterministic = true;
     job.options.steps = 4;
     job.options.lr = 0.02;
@@ -99,8 +102,7 @@ TEST_P(MethodRun, ResumedItGoesOnBitForBit) {
 
 INSTANTIATE_TEST_SUITE_P(Registry, MethodRun, ::testing::ValuesIn(cases()),
                          [](const auto& info) {
-                           return info.param.method +
-                                  (info.param.text ? "_t5" : "_bert");
+                           return info.param.method + "_" + info.param.model;
                          });
 
 }  // namespace

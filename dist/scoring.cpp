@@ -136,6 +136,9 @@ class RunScoring : public Scoring {
     const auto rows = std::ssize(sample.input), out = std::ssize(sample.target);
     const std::int64_t kept = 7 * c.d_model + c.d_ff + c.heads;
     const std::int64_t cross = c.decoder_layers * 2 * c.d_model * rows;
+    if (c.decoder_only) {
+      return (rows + out) * (c.layers * kept + c.vocab_size);
+    }
     if (c.decoder_layers == 0) return rows * c.layers * kept;
     return rows * c.layers * kept + cross +
            out * (c.vocab_size +

@@ -32,6 +32,15 @@ inline std::string bert_config(double dropout) {
          std::to_string(dropout) + "}";
 }
 
+inline std::string gpt2_config(double dropout) {
+  const std::string p = std::to_string(dropout);
+  return R"({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
+    "vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24,
+    "n_positions": 32, "initializer_range": 0.2, "eos_token_id": 1,
+    "resid_pdrop": )" +
+         p + R"(, "embd_pdrop": )" + p + R"(, "attn_pdrop": )" + p + "}";
+}
+
 inline std::string t5_config(double dropout) {
   return R"({"model_type": "t5",
     "architectures": ["T5ForConditionalGeneration"], "vocab_size": 40,
@@ -200,8 +209,9 @@ inline void zero_at(at::Tensor& t, const at::Tensor& index) {
 }
 
 inline std::unique_ptr<Task> make_tiny_task(
-    bool text, TaskConfig given = TaskConfig::object()) {
-  const char* kind = text ? "text_to_text" : "classify";
+    bool text, TaskConfig given = TaskConfig::object(),
+    bool decoder_only = false) {
+  const char* kind = !text ? "classify" : decoder_only ? "lm" : "text_to_text";
   const TaskInfo& info = find_task(kind);
   if (!text) given["labels"] = 3;
   return info.make(complete_fields(kind, info.fields, given));
@@ -212,7 +222,8 @@ inline Result run_job(const Job& job, Communicator& comm) {
   write_file(scratch / "config.json", job.model);
   auto backbone = random_backbone(scratch / "config.json", job.model_seed);
   const Digest identity = backbone->parameters().identity();
-  auto task = make_tiny_task(job.text);
+  auto task = make_tiny_task(job.text, TaskConfig::object(),
+                             backbone->config().decoder_only);
   const auto source = random_source(job.model_seed);
   task->add_head(*backbone, *source);
   if (job.wrap) task = job.wrap(std::move(task), comm.rank());

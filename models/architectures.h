@@ -11,6 +11,8 @@ namespace thinwire {
 
 std::unique_ptr<Backbone> make_bert(const ModelConfig& config,
                                     TensorSource& source);
+std::unique_ptr<Backbone> make_gpt2(const ModelConfig& config,
+                                    TensorSource& source);
 std::unique_ptr<Backbone> make_t5(const ModelConfig& config,
                                   TensorSource& source);
 

@@ -2,6 +2,7 @@
 #include "models/backbone.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -71,16 +72,17 @@ void Backbone::detach_all() {
 
 int Backbone::add_head_linear(std::string name, int weight, int bias,
                               std::int64_t d_in, std::int64_t d_out) {
-  return add_site(
-      {.name = std::move(name),
-       .kind = SiteKind::kLinear,
-       .stack = config_.decoder_layers > 0 ? Stack::kDecoder : Stack::kEncoder,
-       .role = Role::kHead,
-       .layer = -1,
-       .d_in = d_in,
-       .d_out = d_out,
-       .weight = weight,
-       .bias = bias});
+  return add_site({.name = std::move(name),
+                   .kind = SiteKind::kLinear,
+                   .stack = config_.decoder_layers > 0 || config_.decoder_only
+                                ? Stack::kDecoder
+                                : Stack::kEncoder,
+                   .role = Role::kHead,
+                   .layer = -1,
+                   .d_in = d_in,
+                   .d_out = d_out,
+                   .weight = weight,
+                   .bias = bias});
 }
 
 at::Tensor Backbone::linear(int site, const at::Tensor& x,
@@ -107,12 +109,12 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
     low_rank = a->low_rank(ctx);
     if (low_rank.a.defined()) fused = a.get();
   }
-  at::Tensor y =
-      thinwire::linear(in, weight.tensor, more, low_rank, weight.scale);
+  at::Tensor y = thinwire::linear(in, weight.tensor, more, low_rank,
+                                  weight.scale, weight.axes);
   if (weight.watch != nullptr) {
     const at::ScalarType rounded =
         weight.scale.defined() ? at::kBFloat16 : weight.tensor.scalar_type();
-    y = weight.watch->product(y, in, rounded, *ctx.layout);
+    y = weight.watch->product(y, in, rounded, *ctx.layout, weight.axes);
   }
   if (bias.watch != nullptr) y = bias.watch->added(y, *ctx.layout);
   for (const auto& a : attachments) {
@@ -131,7 +133,7 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
 
 at::Tensor Backbone::rms_norm_of(const at::Tensor& x, int weight,
                                  const ForwardContext& ctx) const {
-  const auto [w, watch, scale] = parameters_.use(weight, ctx);
+  const auto [w, watch, scale, axes] = parameters_.use(weight, ctx);
   const double eps = config_.norm_eps;
   at::Tensor y = rms_norm(x, w, eps);
   if (watch == nullptr) return y;
@@ -163,7 +165,7 @@ at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
 at::Tensor Backbone::look_up(int weight, const at::Tensor& tokens,
                              const ForwardContext& ctx,
                              std::int64_t padding) const {
-  const auto [table, watch, scale] = parameters_.use(weight, ctx);
+  const auto [table, watch, scale, axes] = parameters_.use(weight, ctx);
   THINWIRE_ASSERT(!scale.defined(), "rows of int8 '{}' are looked up",
                   parameters_.slot(weight).name);
   const at::Tensor rows = beside(tokens, table);
@@ -187,6 +189,23 @@ at::Tensor Backbone::layer_output(int site, at::Tensor hidden,
                                   const ForwardContext& ctx) {
   for (const auto& a : at_site(site).tap) hidden = a->layer_output(hidden, ctx);
   return hidden;
+}
+
+at::Tensor Backbone::add_positions(const at::Tensor& x, int table,
+                                   const ForwardContext& ctx) const {
+  const Layout& layout = *ctx.layout;
+  const std::int64_t last = layout.contiguous_positions
+                                ? layout.max_length - 1
+                                : layout.positions.max().item<std::int64_t>();
+  if (last >= config_.max_positions) {
+    fail<UsageError>(
+        "a sequence has {} tokens (prompts included), the model takes {} "
+        "(set data.max_tokens when preparing the data)",
+        last + 1, config_.max_positions);
+  }
+  at::Tensor rows = layout.positions;
+  if (config_.first_position > 0) rows = rows.add(config_.first_position);
+  return x.add(look_up(table, rows, ctx));
 }
 
 std::pair<at::Tensor, at::Tensor> Backbone::extra_keys_values(
@@ -260,6 +279,20 @@ at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,
   return embeddings;
 }
 
+BackboneOutput Backbone::output(at::Tensor hidden, EmbeddedStream& stream) {
+  BackboneOutput out;
+  out.hidden = std::move(hidden);
+  out.first_rows = stream.first_rows();
+  out.token_rows = stream.token_rows();
+  out.layout = std::move(stream.layout);
+  return out;
+}
+
+at::Tensor Backbone::activate(const at::Tensor& x) const {
+  if (config_.activation == "relu") return x.relu();
+  return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
+}
+
 Layout pooled_layout(const Layout& layout) {
   Layout pooled;
   const std::int64_t batch = layout.batch();
@@ -281,6 +314,7 @@ struct Architecture {
 };
 constexpr Architecture kArchitectures[] = {
     {"bert", "bert", &make_bert},
+    {"gpt2", "transformer", &make_gpt2},
     {"roberta", "roberta", &make_bert},
     {"t5", "transformer", &make_t5},
 };

@@ -29,14 +29,14 @@ struct TokenStream {
 };
 
 struct BackboneInput {
-  TokenStream encoder;              // the only stream of encoder-only models
+  TokenStream encoder;              // the only stream of models with one stack
   TokenStream decoder;              // encoder-decoder: tokens already shifted
   std::vector<std::int32_t> tasks;  // [B]
   // Filled by tasks, read by their losses: class or regression labels [B]
-  // (int64 / fp32), or target tokens int64 [T_decoder], -100 ignored. Where a
-  // sample has several answers to rank: the right one's number int64 [B], how
-  // many decoder sequences each sample has [B], and their tokens int64
-  // [T_decoder].
+  // (int64 / fp32), or target tokens int64 of the decoder's rows (of the only
+  // stream's, where that is a decoder), -100 ignored. Where a sample has several
+  // answers to rank: the right one's number int64 [B], how many decoder
+  // sequences each sample has [B], and their tokens int64 [T_decoder].
   at::Tensor labels;
   std::vector<std::int64_t> choices;
   at::Tensor targets;
@@ -66,7 +66,7 @@ class Backbone {
   // instead of the model's own.
   void set_dropout(double p) {
     config_.dropout = config_.attention_dropout = p;
-    config_.classifier_dropout = p;
+    config_.embedding_dropout = config_.classifier_dropout = p;
   }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
@@ -94,7 +94,8 @@ class Backbone {
   virtual BackboneOutput decode(const BackboneOutput& memory,
                                 const BackboneInput& in,
                                 const ForwardContext& ctx) = 0;
-  // BERT: tanh(pooler(CLS)) [B, d]. Throws UsageError where there is none.
+  // BERT: tanh(pooler(CLS)) [B, d]; GPT-2: the last token's hidden state.
+  // Throws UsageError where there is none.
   virtual at::Tensor pooled(const BackboneOutput& out,
                             const ForwardContext& ctx) = 0;
   // hidden [n, d] -> [n, V]. Throws UsageError where there is no LM head.
@@ -136,6 +137,10 @@ class Backbone {
   at::Tensor look_up(int weight, const at::Tensor& rows,
                      const ForwardContext& ctx,
                      std::int64_t padding = -1) const;
+  // x [T, d] plus the rows of `table` at the positions of ctx.layout. Throws
+  // UsageError where a sequence is longer than the model takes.
+  at::Tensor add_positions(const at::Tensor& x, int table,
+                           const ForwardContext& ctx) const;
   // Of all attachments of an attention site; undefined without any. With
   // ctx.cache they are made once.
   std::pair<at::Tensor, at::Tensor> extra_keys_values(
@@ -145,6 +150,10 @@ class Backbone {
   // hold from here on.
   at::Tensor insert_embeddings(int site, at::Tensor embeddings,
                                EmbeddedStream& stream, ForwardContext& ctx);
+  // Of a stream that has run; it is left without its layout.
+  static BackboneOutput output(at::Tensor hidden, EmbeddedStream& stream);
+  // The feed-forward's non-linearity.
+  at::Tensor activate(const at::Tensor& x) const;
 
   // part(inputs, ctx), a block without its taps; its activations are computed
   // again in backward if ctx.checkpoint_blocks. inputs: every tensor with a

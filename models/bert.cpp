@@ -209,12 +209,7 @@ class Bert : public Backbone {
                    ForwardContext& ctx) {
     at::Tensor x = look_up(words_, in.tokens, ctx, config_.pad_id);
     x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
-    check_positions(stream.layout);
-    at::Tensor positions = stream.layout.positions;
-    if (config_.first_position > 0) {
-      positions = positions.add(config_.first_position);
-    }
-    x = x.add(look_up(positions_, positions, ctx));
+    x = add_positions(x, positions_, ctx);
     x = x.add(look_up(types_, types_of(in, stream), ctx));
     return drop(norm(x, embeddings_norm_, ctx), config_.dropout,
                 embeddings_dropout_, ctx);
@@ -228,18 +223,6 @@ class Bert : public Backbone {
     if (!rows.defined()) return in.types;
     return at::zeros({stream.layout.rows()}, in.types.options())
         .index_copy(0, rows, in.types);
-  }
-
-  void check_positions(const Layout& layout) const {
-    const std::int64_t last = layout.contiguous_positions
-                                  ? layout.max_length - 1
-                                  : layout.positions.max().item<std::int64_t>();
-    if (last >= config_.max_positions) {
-      fail<UsageError>(
-          "a sequence has {} tokens (prompts included), the model takes {} "
-          "(set data.max_tokens when preparing the data)",
-          last + 1, config_.max_positions);
-    }
   }
 
   at::Tensor run(const Block& b, at::Tensor x, const ForwardContext& ctx) {

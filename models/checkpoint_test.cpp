@@ -33,7 +33,7 @@ Pass pass(const std::string& name, bool checkpoint) {
 }
 
 TEST(CheckpointedBlocks, SameBits) {
-  for (const char* name : {"t5_tied", "t5_gated", "bert_classify"}) {
+  for (const char* name : {"t5_tied", "t5_gated", "bert_classify", "gpt2_lm"}) {
     SCOPED_TRACE(name);
     const Pass kept = pass(name, false), again = pass(name, true);
     EXPECT_TRUE(kept.out.equal(again.out));

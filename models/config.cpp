@@ -144,6 +144,41 @@ void read_roberta(const Reader& in, ModelConfig& c) {
   c.dense_head = true;
 }
 
+void read_gpt2(const Reader& in, ModelConfig& c) {
+  c.d_model = in.positive("n_embd", 768);
+  c.heads = in.positive("n_head", 12);
+  if (c.d_model % c.heads != 0) {
+    in.wrong("n_head", fmt::format("a divisor of n_embd {}", c.d_model));
+  }
+  c.d_kv = c.d_model / c.heads;
+  c.d_ff = in.positive("n_inner", 4 * c.d_model);
+  c.layers = in.positive("n_layer", 12);
+  c.vocab_size = in.positive("vocab_size");
+  c.max_positions = in.positive("n_positions", 1024);
+  c.norm_eps = in.real("layer_norm_epsilon", 0, 1, 1e-5);
+  c.activation = in.text("activation_function", "gelu_new");
+  if (c.activation != "gelu" && c.activation != "gelu_new" &&
+      c.activation != "relu") {
+    in.wrong("activation_function", "gelu, gelu_new or relu");
+  }
+  if (!in.flag("scale_attn_weights", true)) {
+    in.wrong("scale_attn_weights", "true");
+  }
+  for (const char* key :
+       {"scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {
+    if (in.flag(key, false)) in.wrong(key, "false");
+  }
+  c.dropout = in.probability("resid_pdrop", 0.1);
+  c.embedding_dropout = in.probability("embd_pdrop", 0.1);
+  c.attention_dropout = in.probability("attn_pdrop", 0.1);
+  c.classifier_dropout = 0;
+  c.initializer_range = in.real("initializer_range", 0, 1e3, 0.02);
+  c.pad_id = in.token("pad_token_id", -1);
+  c.eos_id = in.token("eos_token_id", 50256);
+  c.tied_head = in.flag("tie_word_embeddings", true);
+  c.decoder_only = true;
+}
+
 void read_t5(const Reader& in, ModelConfig& c) {
   c.d_model = in.positive("d_model");
   c.heads = in.positive("num_heads");
@@ -193,8 +228,10 @@ struct Architecture {
   const char* name;
   void (*read)(const Reader&, ModelConfig&);
 };
-constexpr Architecture kArchitectures[] = {
-    {"bert", read_bert}, {"roberta", read_roberta}, {"t5", read_t5}};
+constexpr Architecture kArchitectures[] = {{"bert", read_bert},
+                                           {"gpt2", read_gpt2},
+                                           {"roberta", read_roberta},
+                                           {"t5", read_t5}};
 
 std::int64_t label_count(const Reader& in, const json& raw) {
   if (raw.contains("id2label") && raw["id2label"].is_object() &&

@@ -10,7 +10,7 @@
 namespace thinwire {
 
 struct ModelConfig {
-  std::string architecture;  // "bert" | "roberta" | "t5"
+  std::string architecture;  // "bert" | "gpt2" | "roberta" | "t5"
   std::int64_t d_model = 0, heads = 0, d_kv = 0, d_ff = 0;
   std::int64_t layers = 0, decoder_layers = 0;
   std::int64_t vocab_size = 0, type_vocab = 0;
@@ -19,12 +19,17 @@ struct ModelConfig {
   std::string activation;  // relu | gelu | gelu_new
   bool gated = false;
   double dropout = 0.1, attention_dropout = 0.1, classifier_dropout = 0.1;
+  double embedding_dropout = 0.1;   // where it is not `dropout`: GPT-2's
   double initializer_range = 0.02;  // T5: initializer_factor
   std::int64_t relative_buckets = 32, relative_max_distance = 128;
   bool scale_decoder_outputs = false;
   // A position's row in the table of positions, less itself; RoBERTa counts
   // from behind the padding token's.
   std::int64_t first_position = 0;
+  bool tied_head = true;  // the output matrix is the embedding
+  // The only stack is a decoder: a token sees those before it, and the last one
+  // stands for the sequence.
+  bool decoder_only = false;
   // The head of sentence-level tasks has a layer of its own before the last, in
   // place of the backbone's pooler.
   bool dense_head = false;

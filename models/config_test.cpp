@@ -22,6 +22,13 @@ json bert() {
           {"num_hidden_layers", 2},       {"vocab_size", 40},
           {"max_position_embeddings", 16}};
 }
+json gpt2() {
+  return {{"model_type", "gpt2"},
+          {"n_embd", 12},
+          {"n_head", 3},
+          {"n_layer", 2},
+          {"vocab_size", 40}};
+}
 json t5() {
   return {{"model_type", "t5"}, {"d_model", 12},    {"num_heads", 3},
           {"d_kv", 5},          {"d_ff", 20},       {"num_layers", 2},
@@ -47,6 +54,32 @@ class ConfigTest : public testing::Test {
   const fs::path folder_ = fs::temp_directory_path() /
                            ("thinwire_config_" + std::to_string(::getpid()));
 };
+
+TEST_F(ConfigTest, Gpt2DefaultsAreThoseOfItsConfigClass) {
+  const ModelConfig c = read(gpt2().dump());
+  EXPECT_TRUE(c.decoder_only);
+  EXPECT_TRUE(c.tied_head);
+  EXPECT_EQ(c.d_ff, 48);
+  EXPECT_EQ(c.max_positions, 1024);
+  EXPECT_EQ(c.activation, "gelu_new");
+  EXPECT_EQ(c.norm_eps, 1e-5);
+  EXPECT_EQ(c.dropout, 0.1);
+  EXPECT_EQ(c.pad_id, -1);
+  EXPECT_EQ(c.eos_id, 50256);
+  json j = gpt2();
+  j["n_inner"] = nullptr;
+  j["embd_pdrop"] = 0.2;
+  EXPECT_EQ(read(j.dump()).d_ff, 48);
+  EXPECT_EQ(read(j.dump()).embedding_dropout, 0.2);
+  j["n_head"] = 5;
+  EXPECT_THAT(error(j), HasSubstr("a divisor of n_embd 12"));
+  for (const char* key :
+       {"scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {
+    j = gpt2();
+    j[key] = true;
+    EXPECT_THAT(error(j), HasSubstr(key));
+  }
+}
 
 TEST_F(ConfigTest, BertDefaultsAreThoseOfItsConfigClass) {
   const ModelConfig c = read(bert().dump());

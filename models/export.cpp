@@ -15,12 +15,19 @@ nlohmann::json config_of(const Backbone& backbone) {
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   const Parameters& p = backbone.parameters();
-  const bool dense = backbone.config().dense_head;
-  const int head =
-      p.find(dense ? "classifier.out_proj.weight" : "classifier.weight");
+  // The last layer of the head of each model that has one.
+  constexpr std::pair<const char*, const char*> kHeads[] = {
+      {"classifier.weight", "BertForSequenceClassification"},
+      {"classifier.out_proj.weight", "RobertaForSequenceClassification"},
+      {"score.weight", "GPT2ForSequenceClassification"},
+  };
+  int head = -1;
+  for (const auto& [name, architecture] : kHeads) {
+    if (p.find(name) < 0) continue;
+    head = p.find(name);
+    config["architectures"] = {architecture};
+  }
   if (head < 0) return config;
-  config["architectures"] = {dense ? "RobertaForSequenceClassification"
-                                   : "BertForSequenceClassification"};
   const std::int64_t labels = p.slot(head).frozen.size(0);
   if (labels == backbone.config().labels && config.contains("id2label")) {
     return config;

@@ -31,7 +31,8 @@ class ExportTest : public testing::Test {
 };
 
 TEST_F(ExportTest, RoundTripKeepsIdentity) {
-  for (const char* name : {"bert_bare", "t5_tied", "t5_gated"}) {
+  for (const char* name :
+       {"bert_bare", "gpt2_bare", "gpt2_lm", "t5_tied", "t5_gated"}) {
     const auto model = load_backbone(golden_path(name));
     save_hf_folder(*model, folder_);
     const auto back = load_backbone(folder_);

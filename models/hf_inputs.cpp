@@ -125,19 +125,15 @@ TokenStream pack(const char* name, const at::Tensor& ids, at::Tensor mask,
   return stream;
 }
 
-void read_bert(const Inputs& in, const ModelConfig& config, HfBatch& out) {
-  const at::Tensor ids = in.whole("input_ids", {}, true);
-  const at::Tensor types = in.whole("token_type_ids", ids.sizes());
-  if (types.defined()) {
-    check_range("token_type_ids", types, config.type_vocab);
-    out.input.encoder.types = types.flatten().index_select(0, out.encoder.rows);
-  }
+// One label per sequence.
+void read_labels(const Inputs& in, const ModelConfig& config, HfBatch& out) {
   if (!in.has("labels")) return;
   at::Tensor labels = in.get("labels").contiguous();
   if (labels.dim() == 2 && labels.size(1) == 1) labels = labels.squeeze(1);
-  if (labels.dim() != 1 || labels.size(0) != ids.size(0)) {
-    fail<UsageError>("inputs: 'labels' must have shape [{}], got [{}]",
-                     ids.size(0), fmt::join(in.get("labels").sizes(), ", "));
+  const std::int64_t batch = out.encoder.batch;
+  if (labels.dim() != 1 || labels.size(0) != batch) {
+    fail<UsageError>("inputs: 'labels' must have shape [{}], got [{}]", batch,
+                     fmt::join(in.get("labels").sizes(), ", "));
   }
   if (labels.is_floating_point()) {
     out.input.labels = labels.to(at::kFloat);
@@ -146,6 +142,42 @@ void read_bert(const Inputs& in, const ModelConfig& config, HfBatch& out) {
     if (config.labels > 1) {
       check_range("labels", out.input.labels, config.labels);
     }
+  }
+}
+
+void read_bert(const Inputs& in, const ModelConfig& config, HfBatch& out) {
+  const at::Tensor ids = in.whole("input_ids", {}, true);
+  const at::Tensor types = in.whole("token_type_ids", ids.sizes());
+  if (types.defined()) {
+    check_range("token_type_ids", types, config.type_vocab);
+    out.input.encoder.types = types.flatten().index_select(0, out.encoder.rows);
+  }
+  read_labels(in, config, out);
+}
+
+// Labels of the input's own shape are those of a language model: the token in
+// cell i is what the row of cell i - 1 is to give.
+void read_gpt2(const Inputs& in, const ModelConfig& config, HfBatch& out) {
+  const std::int64_t batch = out.encoder.batch, length = out.encoder.length;
+  const bool text = length > 1 && in.has("labels") &&
+                    in.get("labels").dim() == 2 &&
+                    in.get("labels").size(1) == length;
+  if (!text) return read_labels(in, config, out);
+  const at::Tensor labels = in.whole("labels", {batch, length});
+  check_range("labels", labels, config.vocab_size, true);
+  const at::Tensor next =
+      at::cat({labels.narrow(1, 1, length - 1),
+               at::full({batch, 1}, kIgnored, labels.options())},
+              1)
+          .flatten();
+  out.input.labels = next.index_select(0, out.encoder.rows);
+  const at::Tensor unread =
+      next.index_fill(0, out.encoder.rows, kIgnored).ne(kIgnored).nonzero();
+  if (unread.size(0) > 0) {
+    fail<UsageError>(
+        "inputs: 'labels' has a target at element {}, and 'attention_mask' "
+        "hides the token before it; put -100 there",
+        unread[0].item<std::int64_t>() + 1);
   }
 }
 
@@ -203,7 +235,7 @@ HfBatch read_hf_inputs(const NamedTensors& tensors, const ModelConfig& config) {
   std::vector<std::string> known = {"input_ids", "attention_mask", "labels"};
   if (t5) {
     known.insert(known.end(), {"decoder_input_ids", "decoder_attention_mask"});
-  } else {
+  } else if (!config.decoder_only) {
     known.push_back("token_type_ids");
   }
   const Inputs in(tensors, std::move(known));
@@ -221,6 +253,8 @@ HfBatch read_hf_inputs(const NamedTensors& tensors, const ModelConfig& config) {
             std::uint64_t{0});
   if (t5) {
     read_t5(in, config, out);
+  } else if (config.decoder_only) {
+    read_gpt2(in, config, out);
   } else {
     read_bert(in, config, out);
   }

@@ -38,6 +38,10 @@ std::int64_t tensor_bytes(const StoreTensor& t) {
                          std::multiplies<>());
 }
 
+std::int64_t outputs(const std::vector<std::int64_t>& shape, WeightAxes axes) {
+  return axes == WeightAxes::kOutIn ? shape.front() : shape.back();
+}
+
 // Where an int8 matrix's scales are, from its own offset.
 constexpr std::int64_t kScaleBytes = sizeof(float);
 std::int64_t scale_offset(const StoreTensor& t) {
@@ -45,7 +49,9 @@ std::int64_t scale_offset(const StoreTensor& t) {
 }
 
 Matrix read(TensorSource& source, const StoreTensor& t) {
-  if (t.dtype == at::kChar) return source.matrix(t.names, t.shape, t.init);
+  if (t.dtype == at::kChar) {
+    return source.matrix(t.names, t.shape, t.init, t.axes);
+  }
   return {source.get(t.names, t.shape, t.init), {}};
 }
 
@@ -76,16 +82,17 @@ class PlanningSource : public TensorSource {
   }
 
   Matrix matrix(const std::vector<std::string>& names,
-                const std::vector<std::int64_t>& shape,
-                const Init& init) override {
-    if (!real_.has_int8()) return {get(names, shape, init, true), {}};
+                const std::vector<std::int64_t>& shape, const Init& init,
+                WeightAxes axes) override {
+    if (!real_.has_int8()) return {get(names, shape, init, true), {}, {}, axes};
     real_.stored(names, shape);  // throws where the file has none such
     StoreTensor t = planned(names, shape, init, at::kChar);
-    t.bytes = scale_offset(t) + kScaleBytes * shape.front();
+    t.axes = axes;
+    t.bytes = scale_offset(t) + kScaleBytes * outputs(shape, axes);
     const at::Tensor scale =
-        at::empty({shape.front()},
+        at::empty({outputs(shape, axes)},
                   at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
-    return {note(std::move(t)), scale, [] { return at::Tensor(); }};
+    return {note(std::move(t)), scale, [] { return at::Tensor(); }, axes};
   }
 
   bool same(const std::string& name, const std::vector<std::string>& others,
@@ -169,12 +176,13 @@ class StoreSource : public TensorSource {
   }
 
   Matrix matrix(const std::vector<std::string>& names,
-                const std::vector<std::int64_t>& shape,
-                const Init& init) override {
-    Matrix m{get(names, shape, init, true), {}};
+                const std::vector<std::int64_t>& shape, const Init& init,
+                WeightAxes axes) override {
+    Matrix m{get(names, shape, init, true), {}, {}, axes};
     if (m.tensor.scalar_type() != at::kChar) return m;
     const StoreTensor& t = places_.at(names.front());
-    m.scale = mapped(t.offset + scale_offset(t), shape.front(), at::kFloat);
+    m.scale =
+        mapped(t.offset + scale_offset(t), outputs(shape, axes), at::kFloat);
     m.exact = [original = original_, names, shape, init] {
       return original->get(names, shape, init);
     };
@@ -281,7 +289,7 @@ void StoreWriter::write(const void* data, std::size_t bytes,
 
 Digest StoreWriter::fill(std::size_t i, TensorSource& source) {
   const StoreTensor& t = plan_->tensors[i];
-  const auto [tensor, scale, exact] = read(source, t);
+  const auto [tensor, scale, exact, axes] = read(source, t);
   const at::Tensor rows = tensor.contiguous();
   const std::int64_t begin = tensors_begin(*plan_) + t.offset;
   write(rows.const_data_ptr(), rows.nbytes(), begin);

@@ -29,6 +29,7 @@ struct StoreTensor {
   std::vector<std::int64_t> shape;
   Init init;
   at::ScalarType dtype = at::kFloat;  // int8: a Matrix, its scales behind it
+  WeightAxes axes = WeightAxes::kOutIn;
   std::int64_t bytes = 0;
   std::int64_t offset = 0;  // in a prepared file
   bool in_place = false;    // the model's file has it so, contiguous

@@ -12,8 +12,9 @@ namespace thinwire {
 
 const Site& Backbone::lm_head_site() const {
   if (lm_head_ < 0) {
-    fail<UsageError>("{} has no language-model head here (use a t5 model)",
-                     config_.architecture);
+    fail<UsageError>(
+        "{} has no language-model head here (use a gpt2 or t5 model)",
+        config_.architecture);
   }
   return sites_[static_cast<std::size_t>(lm_head_)];
 }
@@ -27,7 +28,7 @@ at::Tensor Backbone::lm_logits(const at::Tensor& hidden,
 at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
                              const ForwardContext& ctx) {
   const Site& head = lm_head_site();
-  const auto [weight, watch, scale] = parameters_.use(head.weight, ctx);
+  const auto [weight, watch, scale, axes] = parameters_.use(head.weight, ctx);
   THINWIRE_ASSERT(!scale.defined(), "the output matrix is int8");
   // Whatever acts on the logits themselves needs them.
   if (head.bias >= 0 || !at_site(lm_head_).linear.empty() ||

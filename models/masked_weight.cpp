@@ -32,12 +32,19 @@ MaskedWeight::MaskedWeight(const at::Tensor& weight, at::Tensor values,
 }
 
 at::Tensor MaskedWeight::product(const at::Tensor& y, const at::Tensor& x,
-                                 at::ScalarType type, const Layout&) {
+                                 at::ScalarType type, const Layout&,
+                                 WeightAxes axes) {
   if (!at::GradMode::is_enabled()) return y;  // x need not be rounded again
   return tap_gradient_of(y, values_,
-                         [plan = plan_, x = rows_of(x, type), type](
+                         [plan = plan_, x = rows_of(x, type), type, axes](
                              at::Tensor& grad, const at::Tensor& dy) {
-                           masked_gradient(grad, *plan, x, rows_of(dy, type));
+                           const at::Tensor rows = rows_of(dy, type);
+                           // The gradient of W [in, out] is x^T dy.
+                           if (axes == WeightAxes::kInOut) {
+                             masked_gradient(grad, *plan, rows, x);
+                           } else {
+                             masked_gradient(grad, *plan, x, rows);
+                           }
                          });
 }
 

@@ -18,7 +18,8 @@ class MaskedWeight : public WatchedWeight {
                const at::Tensor& index, std::string_view name);
 
   at::Tensor product(const at::Tensor& y, const at::Tensor& x,
-                     at::ScalarType type, const Layout& layout) override;
+                     at::ScalarType type, const Layout& layout,
+                     WeightAxes axes) override;
   at::Tensor look_up(const at::Tensor& y, const at::Tensor& rows,
                      const Layout& layout, std::int64_t ignored) override;
   at::Tensor added(const at::Tensor& y, const Layout& layout) override;

@@ -17,18 +17,25 @@ namespace thinwire {
 
 int Parameters::add_matrix(std::string name, Matrix matrix) {
   const at::Tensor& scale = matrix.scale;
-  if (!scale.defined()) return add(std::move(name), matrix.tensor);
-  THINWIRE_ASSERT(matrix.tensor.scalar_type() == at::kChar &&
-                      matrix.tensor.is_contiguous() && scale.dim() == 1 &&
-                      scale.scalar_type() == at::kFloat &&
-                      scale.size(0) == matrix.tensor.size(0) && matrix.exact,
-                  "'{}' is not int8 [{}] with scales", name,
-                  fmt::join(matrix.tensor.sizes(), ", "));
+  if (!scale.defined()) {
+    const int number = add(std::move(name), matrix.tensor);
+    slots_.back().axes = matrix.axes;
+    return number;
+  }
+  THINWIRE_ASSERT(
+      matrix.tensor.scalar_type() == at::kChar &&
+          matrix.tensor.is_contiguous() && scale.dim() == 1 &&
+          scale.scalar_type() == at::kFloat &&
+          scale.size(0) == out_in(matrix.tensor, matrix.axes).size(0) &&
+          matrix.exact,
+      "'{}' is not int8 [{}] with scales", name,
+      fmt::join(matrix.tensor.sizes(), ", "));
   const int number = append(std::move(name), std::move(matrix.tensor), false);
   slots_.back().scale = std::move(matrix.scale);
   slots_.back().loaded_bytes +=
       static_cast<std::int64_t>(slots_.back().scale.nbytes());
   slots_.back().exact = std::move(matrix.exact);
+  slots_.back().axes = matrix.axes;
   return number;
 }
 
@@ -83,15 +90,20 @@ at::Tensor Parameters::get(int number, const ForwardContext& ctx) const {
                     fmt::join(s.frozen.sizes(), ", "));
     return computed;
   }
-  return s.scale.defined() ? dequantise_rows(s.frozen, s.scale) : s.frozen;
+  return s.scale.defined() ? dequantise_rows(s.frozen, s.scale, s.axes)
+                           : s.frozen;
 }
 
 Parameters::Use Parameters::use(int number, const ForwardContext& ctx) const {
   const Slot& s = slot(number);
-  if (s.scored) return {s.frozen, s.scored.get(), s.scale};
-  if (s.masked && !reference_ops()) return {s.frozen, s.masked.get()};
-  if (s.scale.defined() && !trains(number)) return {s.frozen, nullptr, s.scale};
-  return {get(number, ctx)};
+  if (s.scored) return {s.frozen, s.scored.get(), s.scale, s.axes};
+  if (s.masked && !reference_ops()) {
+    return {s.frozen, s.masked.get(), {}, s.axes};
+  }
+  if (s.scale.defined() && !trains(number)) {
+    return {s.frozen, nullptr, s.scale, s.axes};
+  }
+  return {get(number, ctx), nullptr, {}, s.axes};
 }
 
 bool Parameters::trains(int number) const {

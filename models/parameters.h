@@ -46,10 +46,11 @@ class Parameters {
     // Storage: fp32, or bf16 or int8 of a matrix; masked values are written
     // into it, rounded to its type. What trains is never int8.
     at::Tensor frozen;
-    at::Tensor scale;                   // of int8: fp32 [out]
-    std::function<at::Tensor()> exact;  // of int8: the file's values, bf16
-    std::int64_t loaded_bytes = 0;      // as it came, with its scales
-    bool head = false;                  // belongs to a task head
+    at::Tensor scale;                      // of int8: fp32 [out]
+    WeightAxes axes = WeightAxes::kOutIn;  // of a matrix, as it lies
+    std::function<at::Tensor()> exact;     // of int8: the file's values, bf16
+    std::int64_t loaded_bytes = 0;         // as it came, with its scales
+    bool head = false;                     // belongs to a task head
     // At most one of the following; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
@@ -76,7 +77,8 @@ class Parameters {
   struct Use {
     at::Tensor tensor;
     WatchedWeight* watch = nullptr;
-    at::Tensor scale = {};  // of an int8 tensor's rows
+    at::Tensor scale = {};                 // of an int8 tensor's outputs
+    WeightAxes axes = WeightAxes::kOutIn;  // the tensor's
   };
   Use use(int slot, const ForwardContext& ctx) const;
   bool trains(int slot) const;

@@ -28,16 +28,21 @@ ScoredWeight::ScoredWeight(at::Tensor squares,
 }
 
 at::Tensor ScoredWeight::product(const at::Tensor& y, const at::Tensor& x,
-                                 at::ScalarType type, const Layout& layout) {
+                                 at::ScalarType type, const Layout& layout,
+                                 WeightAxes axes) {
   if (!at::GradMode::is_enabled()) return y;
   ++uses_;
   return tap_gradient(y, pass_->leaf,
-                      [self = shared_from_this(), x = x.detach(), type,
+                      [self = shared_from_this(), x = x.detach(), type, axes,
                        offsets = layout.offsets](const at::Tensor& dy) {
-                        self->use({.x = x.to(type).to(at::kFloat),
-                                   .rows = {},
-                                   .dy = dy.contiguous(),
-                                   .offsets = offsets});
+                        WeightUse use{.x = x.to(type).to(at::kFloat),
+                                      .rows = {},
+                                      .dy = dy.contiguous(),
+                                      .offsets = offsets};
+                        // The gradient of W [in, out] is x^T dy.
+                        if (axes == WeightAxes::kInOut)
+                          std::swap(use.x, use.dy);
+                        self->use(std::move(use));
                       });
 }
 

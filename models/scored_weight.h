@@ -30,7 +30,8 @@ class ScoredWeight : public WatchedWeight,
   ScoredWeight(at::Tensor squares, std::shared_ptr<const ScoredPass> pass);
 
   at::Tensor product(const at::Tensor& y, const at::Tensor& x,
-                     at::ScalarType type, const Layout& layout) override;
+                     at::ScalarType type, const Layout& layout,
+                     WeightAxes axes) override;
   at::Tensor look_up(const at::Tensor& y, const at::Tensor& rows,
                      const Layout& layout, std::int64_t ignored) override;
   at::Tensor added(const at::Tensor& y, const Layout& layout) override;

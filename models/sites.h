@@ -65,6 +65,9 @@ struct Site {
   int weight = -1, bias = -1;
   int norm_weight = -1;        // sublayer: its layer norm's slots
   int norm_bias = -1;
+  // Linear: how many projections of equal width lie side by side in d_out; 3:
+  // those of queries, keys and values, in this order.
+  int fused = 1;
 };
 
 // y = scale_out * (W (x * scale_in) + b + bias + sum of paths(x)), x [T, d_in]

@@ -1,4 +1,5 @@
-// What attachments do at each of the five kinds of site, on both architectures.
+// What attachments do at each of the five kinds of site, on every kind of
+// model.
 #include "models/sites.h"
 
 #include <ATen/ops/cat.h>
@@ -89,7 +90,7 @@ TEST(LinearSite, ScalesBiasAndPathsMergeIntoTheWeight) {
 // Every linear site's attachments see a layout of x's own rows, also where x
 // is the encoder's output or one row a sequence.
 TEST(LinearSite, TheContextDescribesTheRows) {
-  for (const char* name : {"t5_gated", "bert_classify"}) {
+  for (const char* name : {"t5_gated", "bert_classify", "gpt2_lm"}) {
     Fixture f(name);
     for (std::size_t i = 0; i < f.model->sites().size(); ++i) {
       if (f.model->sites()[i].kind != SiteKind::kLinear) continue;
@@ -366,7 +367,7 @@ ForwardContext training(std::uint64_t step) {
 // Dropout belongs to sample, site, position and feature: a sequence alone
 // drops what it drops within a batch, and a pass drawn again is the same.
 TEST(Sites, DropoutIsOfTheSampleAlone) {
-  for (const char* name : {"bert_bare", "t5_gated"}) {
+  for (const char* name : {"bert_bare", "gpt2_lm", "t5_gated"}) {
     Fixture f(name);
     const bool t5 = f.model->config().architecture == "t5";
     const at::Tensor all = f.hidden(training(1));

@@ -283,13 +283,13 @@ class Int8Matrices : public Bf16Matrices {
   bool has_int8() const override { return true; }
 
   Matrix matrix(const std::vector<std::string>& names,
-                const std::vector<std::int64_t>& shape,
-                const Init& init) override {
+                const std::vector<std::int64_t>& shape, const Init& init,
+                WeightAxes axes) override {
     auto [q, scale] = converted(
         *source(), names, shape, init, /*required=*/true,
         [&](const at::Tensor& as_is) {
           try {
-            return quantise_rows(as_is);
+            return quantise_rows(as_is, axes);
           } catch (const UsageError& error) {
             fail<UsageError>("tensor '{}': {}", names.front(), error.what());
           }
@@ -297,7 +297,8 @@ class Int8Matrices : public Bf16Matrices {
     return {std::move(q), std::move(scale),
             [source = source(), names, shape, init] {
               return Bf16Matrices(source).get(names, shape, init, true);
-            }};
+            },
+            axes};
   }
 };
 

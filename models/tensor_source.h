@@ -34,10 +34,12 @@ class TensorSource {
   virtual bool contains(std::string_view name) const = 0;
 
   // A linear layer's matrix: as get() gives it, or int8 where has_int8().
+  // shape: as it lies.
   virtual Matrix matrix(const std::vector<std::string>& names,
                         const std::vector<std::int64_t>& shape,
-                        const Init& init) {
-    return {get(names, shape, init), {}};
+                        const Init& init,
+                        WeightAxes axes = WeightAxes::kOutIn) {
+    return {get(names, shape, init), {}, {}, axes};
   }
   virtual bool has_int8() const { return false; }
 

@@ -37,8 +37,7 @@ inline void expect_golden_grads(const Backbone& backbone,
       // for rounding, measured by the gradient of the matrix beside it.
       const std::string matrix = name.substr(0, name.size() - 4) + "weight";
       EXPECT_LT(grad.sub(golden.tensor(name)).norm().item<double>(),
-                kGoldenTolerance *
-                    golden.tensor(matrix).norm().item<double>())
+                kGoldenTolerance * golden.tensor(matrix).norm().item<double>())
           << name;
     } else {
       EXPECT_TRUE(golden_close(name, grad, golden.tensor(name)));
@@ -64,20 +63,24 @@ inline int add_head_layer(Backbone& backbone, TensorSource& source,
                           const std::string& name, std::int64_t outputs) {
   const std::int64_t d = backbone.config().d_model;
   Parameters& p = backbone.parameters();
-  const int weight =
-      p.add(name + ".weight", source.get({name + ".weight"}, {outputs, d}, {}),
-            true);
+  const int weight = p.add(
+      name + ".weight", source.get({name + ".weight"}, {outputs, d}, {}), true);
   const int bias =
-      p.add(name + ".bias", source.get({name + ".bias"}, {outputs}, {}), true);
+      backbone.config().decoder_only
+          ? -1
+          : p.add(name + ".bias", source.get({name + ".bias"}, {outputs}, {}),
+                  true);
   return backbone.add_head_linear(name, weight, bias, d, outputs);
 }
 
-// The classification or regression head of a golden BERT or RoBERTa: the site
-// of its last layer.
+// The classification or regression head of a golden BERT, RoBERTa or GPT-2: the
+// site of its last layer.
 inline int add_classifier(Backbone& backbone, TensorSource& source,
                           std::int64_t labels) {
   if (!backbone.config().dense_head) {
-    return add_head_layer(backbone, source, "classifier", labels);
+    return add_head_layer(
+        backbone, source,
+        backbone.config().decoder_only ? "score" : "classifier", labels);
   }
   add_head_layer(backbone, source, "classifier.dense",
                  backbone.config().d_model);

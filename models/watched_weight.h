@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "ops/layout.h"
+#include "ops/linear.h"
 #include "ops/linear_cross_entropy.h"
 
 namespace thinwire {
@@ -18,9 +19,10 @@ class WatchedWeight {
   virtual ~WatchedWeight() = default;
 
   // All return y, recorded; rows of y as in `layout`.
-  // y = x W^T, where x was rounded to W's type.
+  // y = x W^T, where x was rounded to W's type; x W where W lies [in, out].
   virtual at::Tensor product(const at::Tensor& y, const at::Tensor& x,
-                             at::ScalarType type, const Layout& layout) = 0;
+                             at::ScalarType type, const Layout& layout,
+                             WeightAxes axes) = 0;
   // y[t] = W[rows[t]]; rows equal to `ignored` get no gradient.
   virtual at::Tensor look_up(const at::Tensor& y, const at::Tensor& rows,
                              const Layout& layout, std::int64_t ignored) = 0;

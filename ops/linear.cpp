@@ -22,7 +22,13 @@ struct Kept {
   at::Tensor x;                  // where weight or low.a trains
   at::Tensor low_a, low_b, low;  // scale folded into b; low = x a^T [T, r]
   double scale = 1;
+  WeightAxes axes = WeightAxes::kOutIn;
 };
+
+// A thin factor as it lies beside a weight [in, out].
+at::Tensor as_lies(const at::Tensor& factor) {
+  return factor.defined() ? factor.t().contiguous() : factor;
+}
 
 // Gradients of x, weight, bias, low-rank a and b.
 std::vector<at::Tensor> linear_backward(const Kept& kept,
@@ -37,11 +43,15 @@ std::vector<at::Tensor> linear_backward(const Kept& kept,
   }
   if (needed[0]) {
     const at::Tensor& scale = kept.weight_scale;
-    out[0] = matmul_nn(scale.defined() ? dy.mul(scale) : dy, kept.weight,
-                       {dlow, kept.low_a});
+    const at::Tensor to = scale.defined() ? dy.mul(scale) : dy;
+    out[0] = kept.axes == WeightAxes::kOutIn
+                 ? matmul_nn(to, kept.weight, {}, {dlow, kept.low_a})
+                 : matmul_nt(to, kept.weight, {}, {dlow, as_lies(kept.low_a)});
   }
   if (needed[1]) {
-    out[1] = matmul_tn(dy, kept.x).to(kept.weight.scalar_type());
+    out[1] = (kept.axes == WeightAxes::kOutIn ? matmul_tn(dy, kept.x)
+                                              : matmul_tn(kept.x, dy))
+                 .to(kept.weight.scalar_type());
   }
   if (needed[2]) out[2] = dy.sum(0);
   if (needed[3]) out[3] = matmul_tn(dlow, kept.x);
@@ -81,16 +91,22 @@ at::Tensor plain(const at::Tensor& x, const at::Tensor& weight,
 
 }  // namespace
 
+at::Tensor out_in(const at::Tensor& weight, WeightAxes axes) {
+  return axes == WeightAxes::kOutIn ? weight : weight.t();
+}
+
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                   const at::Tensor& bias, const LowRank& low_rank,
-                  const at::Tensor& scale) {
+                  const at::Tensor& scale, WeightAxes axes) {
   THINWIRE_ASSERT(x.dim() == 2 && x.scalar_type() == at::kFloat,
                   "a linear layer of {} dimensions of {}", x.dim(),
                   c10::toString(x.scalar_type()));
   THINWIRE_ASSERT((weight.scalar_type() == at::kChar) == scale.defined(),
                   "scales are of int8 rows, not of {}",
                   c10::toString(weight.scalar_type()));
-  if (reference_ops()) return plain(x, weight, bias, low_rank, scale);
+  if (reference_ops()) {
+    return plain(x, out_in(weight, axes), bias, low_rank, scale);
+  }
   const at::Tensor rows = x.detach().contiguous();
   Kept kept;
   kept.weight = weight.detach().contiguous();
@@ -101,9 +117,13 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
     kept.low_b = low_rank.b.detach().mul(low_rank.scale);
     kept.low = matmul_nt(rows, kept.low_a);
   }
+  kept.axes = axes;
+  const at::Tensor added = bias.defined() ? bias.detach() : bias;
   at::Tensor out =
-      matmul_nt(rows, kept.weight, bias.defined() ? bias.detach() : bias,
-                {kept.low, kept.low_b}, scale);
+      axes == WeightAxes::kOutIn
+          ? matmul_nt(rows, kept.weight, added, {kept.low, kept.low_b}, scale)
+          : matmul_nn(rows, kept.weight, added, {kept.low, as_lies(kept.low_b)},
+                      scale);
   if (needs_graph(std::array{weight, low_rank.a})) kept.x = rows;
   return with_backward(
       std::move(out), {x, weight, bias, low_rank.a, low_rank.b},

@@ -3,6 +3,8 @@
 #include <ATen/ops/linear.h>
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "ops/test_tensors.h"
 
 namespace thinwire {
@@ -36,6 +38,35 @@ TEST(Linear, OutputAndEveryGradientAgreeWithThePlainProduct) {
     EXPECT_LT(largest_difference(b.grad(), b2.grad()), 2e-5);
     EXPECT_LT(largest_difference(a.grad(), a2.grad()), 2e-5);
     EXPECT_LT(largest_difference(u.grad(), u2.grad()), 2e-5);
+  }
+}
+
+// The same numbers from a weight that lies [in, out], in every type.
+TEST(Linear, AWeightThatLiesTheOtherWayGivesTheSame) {
+  for (const std::int64_t rows : {1, 5, 70}) {
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor w = normal("w", {34, 48}).to(type),
+                       b = normal("b", {34}), grad = normal("g", {rows, 34});
+      std::vector<at::Tensor> results[2];
+      for (const bool turned : {false, true}) {
+        at::Tensor x = leaf("x", {rows, 48}), a = leaf("A", {4, 48}),
+                   u = leaf("B", {34, 4}),
+                   own = (turned ? w.t().contiguous() : w.clone());
+        own.requires_grad_(true);
+        const at::Tensor y =
+            linear(x, own, b, {a, u, 0.25}, {},
+                   turned ? WeightAxes::kInOut : WeightAxes::kOutIn);
+        y.backward(grad);
+        results[turned] = {
+            y.detach(), x.grad(), a.grad(), u.grad(),
+            (turned ? own.grad().t() : own.grad()).to(at::kFloat)};
+      }
+      for (std::size_t i = 0; i < results[0].size(); ++i) {
+        EXPECT_LT(largest_difference(results[0][i], results[1][i]),
+                  i == 4 && type == at::kBFloat16 ? 0.07 : 2e-5)
+            << i << ": " << rows;
+      }
+    }
   }
 }
 

@@ -126,14 +126,15 @@ void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
 }
 
 void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-                    const Thin& thin) {
+                    const at::Tensor& bias, const Thin& thin,
+                    const at::Tensor& scale) {
   check(out, a, w, w.size(0));
   if (thin.a.defined()) check(out, thin.a, thin.w, thin.w.size(0));
   const at::ScalarType type = tile_type(a, w, /*transposed=*/false);
   if (type != at::ScalarType::Undefined) {
-    by_tiles(out, a, w, {}, thin, false, type);
+    by_tiles(out, a, w, bias, thin, false, type, scale);
   } else {
-    by_library(out, a, w, {}, thin.a, thin.w);
+    by_library(out, a, w, bias, thin.a, thin.w, scale);
   }
 }
 
@@ -155,9 +156,10 @@ at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
 }
 
 at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w,
-                     const Thin& thin) {
+                     const at::Tensor& bias, const Thin& thin,
+                     const at::Tensor& scale) {
   at::Tensor out = empty_like_product(a, a.size(0), w.size(1));
-  matmul_nn_into(out, a, w, thin);
+  matmul_nn_into(out, a, w, bias, thin, scale);
   return out;
 }
 

@@ -24,9 +24,10 @@ struct Thin {
 at::Tensor matmul_nt(const at::Tensor& a, const at::Tensor& w,
                      const at::Tensor& bias = {}, const Thin& thin = {},
                      const at::Tensor& scale = {});
-// w [K, N] -> a w [M, N], plus thin.a thin.w.
+// w [K, N] -> a w [M, N], plus thin.a thin.w; the rest as above.
 at::Tensor matmul_nn(const at::Tensor& a, const at::Tensor& w,
-                     const Thin& thin = {});
+                     const at::Tensor& bias = {}, const Thin& thin = {},
+                     const at::Tensor& scale = {});
 // a [K, M], b [K, N], both fp32 -> a^T b [M, N].
 at::Tensor matmul_tn(const at::Tensor& a, const at::Tensor& b);
 
@@ -36,7 +37,8 @@ void matmul_nt_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
                     const at::Tensor& bias = {}, const Thin& thin = {},
                     const at::Tensor& scale = {});
 void matmul_nn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& w,
-                    const Thin& thin = {});
+                    const at::Tensor& bias = {}, const Thin& thin = {},
+                    const at::Tensor& scale = {});
 void matmul_tn_into(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace thinwire

@@ -80,10 +80,10 @@ TEST(Matmul, AThinProductIsAddedInFp32) {
                     matmul_nt(a, nt, {}, {low, nt_low}).to(at::kDouble),
                     exact(rounded, nt.t()).add(exact(low, nt_low.t()))),
                 tolerance(k + 5));
-      EXPECT_LT(
-          largest_difference(matmul_nn(a, nn, {low, nn_low}).to(at::kDouble),
-                             exact(rounded, nn).add(exact(low, nn_low))),
-          tolerance(k + 5));
+      EXPECT_LT(largest_difference(
+                    matmul_nn(a, nn, {}, {low, nn_low}).to(at::kDouble),
+                    exact(rounded, nn).add(exact(low, nn_low))),
+                tolerance(k + 5));
     }
   }
 }
@@ -110,7 +110,7 @@ TEST(Matmul, Int8WeightsAreWholeNumbersAndScalesStayOutside) {
                       .add(exact(low, nt_low.t()))),
               4 * tolerance(k + 5));
     EXPECT_LT(largest_difference(
-                  matmul_nn(a, nn, {low, nn_low}).to(at::kDouble).div(127),
+                  matmul_nn(a, nn, {}, {low, nn_low}).to(at::kDouble).div(127),
                   exact(rounded, nn).add(exact(low, nn_low)).div(127)),
               tolerance(k + 5));
   }

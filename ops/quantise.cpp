@@ -33,7 +33,11 @@ float quantise_row(std::int8_t* out, const float* w, std::int64_t n) {
 
 }  // namespace
 
-QuantisedRows quantise_rows(const at::Tensor& w) {
+QuantisedRows quantise_rows(const at::Tensor& w, WeightAxes axes) {
+  if (axes == WeightAxes::kInOut) {
+    const auto [q, scale] = quantise_rows(w.t());
+    return {q.t().contiguous(), scale};
+  }
   THINWIRE_ASSERT(w.dim() == 2 && w.is_floating_point(),
                   "{} dimensions of {} in int8", w.dim(),
                   c10::toString(w.scalar_type()));
@@ -57,8 +61,10 @@ QuantisedRows quantise_rows(const at::Tensor& w) {
   return out;
 }
 
-at::Tensor dequantise_rows(const at::Tensor& q, const at::Tensor& scale) {
-  return q.to(at::kFloat).mul_(scale.unsqueeze(1));
+at::Tensor dequantise_rows(const at::Tensor& q, const at::Tensor& scale,
+                           WeightAxes axes) {
+  return q.to(at::kFloat)
+      .mul_(scale.unsqueeze(axes == WeightAxes::kOutIn ? 1 : 0));
 }
 
 }  // namespace thinwire

@@ -59,30 +59,46 @@ TEST(Quantise, TinyAndEndlessNumbers) {
   }
 }
 
+TEST(Quantise, ItsScalesAreOfOutputsHoweverTheMatrixLies) {
+  const at::Tensor w = normal("w", {37, 130});
+  const auto [q, scale] = quantise_rows(w);
+  const auto [turned, same] = quantise_rows(w.t(), WeightAxes::kInOut);
+  EXPECT_TRUE(turned.is_contiguous());
+  EXPECT_TRUE(turned.t().equal(q));
+  EXPECT_TRUE(same.equal(scale));
+  EXPECT_TRUE(dequantise_rows(turned, scale, WeightAxes::kInOut)
+                  .t()
+                  .equal(dequantise_rows(q, scale)));
+}
+
 // Outputs and every gradient against the plain twin, odd sizes too.
 TEST(Quantise, ALinearLayerOfInt8AgreesWithItsTwin) {
   for (const auto& [rows, out, in] :
        {std::array<std::int64_t, 3>{40, 96, 130}, {7, 33, 65}, {1, 8, 6}}) {
-    const auto [q, scale] = quantise_rows(normal("w", {out, in}));
-    std::vector<at::Tensor> results[2];
-    for (const bool plain : {false, true}) {
-      const UseReferenceOps reference(plain);
-      std::vector<at::Tensor> leaves = {
-          normal("x", {rows, in}), normal("b", {out}), normal("a", {3, in}),
-          normal("c", {out, 3})};
-      for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
-      const at::Tensor y =
-          linear(leaves[0], q, leaves[1], {leaves[2], leaves[3], 0.5}, scale);
-      y.mul(normal("dy", {rows, out})).sum().backward();
-      results[plain] = {y.detach()};
-      for (const at::Tensor& leaf : leaves) {
-        results[plain].push_back(leaf.grad());
+    for (const WeightAxes axes : {WeightAxes::kOutIn, WeightAxes::kInOut}) {
+      const at::Tensor w = normal("w", {out, in});
+      const auto [q, scale] =
+          quantise_rows(axes == WeightAxes::kOutIn ? w : w.t(), axes);
+      std::vector<at::Tensor> results[2];
+      for (const bool plain : {false, true}) {
+        const UseReferenceOps reference(plain);
+        std::vector<at::Tensor> leaves = {
+            normal("x", {rows, in}), normal("b", {out}), normal("a", {3, in}),
+            normal("c", {out, 3})};
+        for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
+        const at::Tensor y = linear(leaves[0], q, leaves[1],
+                                    {leaves[2], leaves[3], 0.5}, scale, axes);
+        y.mul(normal("dy", {rows, out})).sum().backward();
+        results[plain] = {y.detach()};
+        for (const at::Tensor& leaf : leaves) {
+          results[plain].push_back(leaf.grad());
+        }
       }
-    }
-    for (std::size_t i = 0; i < results[0].size(); ++i) {
-      EXPECT_LT(largest_difference(results[0][i], results[1][i]),
-                1e-5 * results[1][i].abs().max().item<double>())
-          << i << ": " << rows << ' ' << out << ' ' << in;
+      for (std::size_t i = 0; i < results[0].size(); ++i) {
+        EXPECT_LT(largest_difference(results[0][i], results[1][i]),
+                  1e-5 * results[1][i].abs().max().item<double>())
+            << i << ": " << rows << ' ' << out << ' ' << in;
+      }
     }
   }
 }

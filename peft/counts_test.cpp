@@ -11,6 +11,7 @@ namespace thinwire {
 namespace {
 
 using testing::count_bert;
+using testing::count_gpt2;
 using testing::count_roberta;
 using testing::count_t5;
 using Json = nlohmann::ordered_json;
@@ -181,6 +182,39 @@ TEST(Counts, Roberta) {
       *base, "parallel_adapter", {{"bottleneck", 16}, {"train_head", false}});
   EXPECT_EQ(prefixes, 294912);
   EXPECT_EQ(adapters, 304320);
+}
+
+// HF's counts; the head of two classes is 2 d.
+TEST(Counts, Gpt2) {
+  const auto small = count_gpt2(12, 768), medium = count_gpt2(24, 1024);
+  EXPECT_EQ(small->parameters().count(), 124439808);
+  EXPECT_EQ(medium->parameters().count(), 354823168);
+  EXPECT_EQ(count_gpt2(36, 1280)->parameters().count(), 774030080);
+  EXPECT_EQ(count_gpt2(12, 768, 2)->parameters().count(), 124439808 + 1536);
+  EXPECT_EQ(count(*small, "lora", {{"r", 4}}), 147456);
+  EXPECT_EQ(count(*medium, "lora", {{"r", 4}}), 393216);
+  EXPECT_EQ(count(*small, "ia3", Json::object()), 55296);
+  // HF peft's defaults scale queries too.
+  EXPECT_EQ(count(*small, "ia3",
+                  {{"target_modules", {"c_attn", "mlp.c_proj"}},
+                   {"feedforward_modules", {"mlp.c_proj"}}}),
+            64512);
+  const auto prefix = [&](std::int64_t length, bool reparametrise) {
+    return count(*medium, "prefix_tuning",
+                 {{"length", length}, {"reparametrise", reparametrise}});
+  };
+  EXPECT_EQ(prefix(5, false), 245760);
+  EXPECT_EQ(prefix(10, false), 491520);
+  EXPECT_EQ(prefix(20, false), 983040);
+  EXPECT_EQ(prefix(5, true), 25744896);
+  EXPECT_EQ(prefix(10, true), 25750016);
+  EXPECT_EQ(
+      count(*small, "prompt_tuning", {{"length", 100}, {"init", "uniform"}}),
+      76800);
+  // As on BERT: two bottlenecks a layer; 25 layer norms.
+  EXPECT_EQ(count(*small, "houlsby", {{"layer_norms", false}}), 2379264);
+  EXPECT_EQ(count(*small, "houlsby", Json::object()), 2379264 + 25 * 2 * 768);
+  EXPECT_EQ(count(*small, "pfeiffer", Json::object()), 894528);
 }
 
 TEST(Counts, AdapterDrop) {

@@ -32,12 +32,12 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
     for (const std::string model :
-         {"bert_classify", "roberta_classify", "t5_tied", "t5_gated"}) {
-      if (info.id == "head" && model.starts_with("t5")) continue;
+         {"bert_classify", "gpt2_lm", "roberta_classify", "t5_tied",
+          "t5_gated"}) {
+      if (info.id == "head" && !model.ends_with("classify")) continue;
       for (const bool bf16 : {false, true}) {
-        out.push_back({std::string(info.id),
-                       testing::tiny_config(info.id),
-                       model, bf16});
+        out.push_back(
+            {std::string(info.id), testing::tiny_config(info.id), model, bf16});
       }
     }
   }

@@ -144,6 +144,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"bert_classify", Scoring::Labels::kData},
                       Case{"bert_classify", Scoring::Labels::kModel},
                       Case{"bert_classify", Scoring::Labels::kData, "bf16"},
+                      Case{"gpt2_classify", Scoring::Labels::kModel},
+                      Case{"gpt2_lm", Scoring::Labels::kData},
+                      Case{"gpt2_lm", Scoring::Labels::kData, "bf16"},
                       Case{"t5_tied", Scoring::Labels::kData},
                       Case{"t5_tied", Scoring::Labels::kData, "bf16"},
                       Case{"t5_gated", Scoring::Labels::kData}));

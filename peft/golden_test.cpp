@@ -66,8 +66,7 @@ void expect_agreement(const std::string& golden_name) {
   tiny.adopt(*method, delta);
   const at::Tensor logits = tiny.logits();
   const bool padded = tiny.classifier < 0;
-  EXPECT_TRUE(golden_close("logits",
-                           padded ? tiny.batch.decoder.pad(logits) : logits,
+  EXPECT_TRUE(golden_close("logits", padded ? tiny.cells().pad(logits) : logits,
                            golden.tensor("logits"), tolerance("logits")));
   cross_entropy_sum(logits, tiny.batch.input.labels).backward();
   for (std::size_t i = 0; i < delta.entries().size(); ++i) {

@@ -53,6 +53,7 @@ void check_patterns(std::string_view method, const Backbone& backbone,
 std::vector<int> query_value_sites(const Backbone& backbone,
                                    std::string_view method) {
   std::vector<std::string> usual = {"query", "value"};
+  if (backbone.config().architecture == "gpt2") usual = {"c_attn"};
   if (backbone.config().architecture == "t5") usual = {"q", "v"};
   return match_linear_sites(backbone, usual, method);
 }
@@ -99,7 +100,8 @@ void declare_head(DeltaBuilder& builder, const Backbone& backbone) {
 
 bool is_layer_norm(std::string_view slot_name) {
   return slot_name.find("LayerNorm") != std::string_view::npos ||
-         slot_name.find("layer_norm") != std::string_view::npos;
+         slot_name.find("layer_norm") != std::string_view::npos ||
+         slot_name.find(".ln_") != std::string_view::npos;
 }
 
 at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
@@ -111,22 +113,22 @@ at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
   const Parameters::Slot& s = backbone.parameters().slot(slot);
   const at::Tensor now = s.leaf.defined() ? s.leaf.detach()
                          : s.scale.defined()
-                             ? dequantise_rows(s.frozen, s.scale)
+                             ? dequantise_rows(s.frozen, s.scale, s.axes)
                              : s.frozen;
   merged.emplace_back(slot, now.to(at::kFloat, /*non_blocking=*/false,
                                    /*copy=*/true));
   return merged.back().second;
 }
 
-at::Tensor& own_weight(MergedSlots& merged, const Backbone& backbone,
-                       const Site& site, std::string_view method) {
-  const std::string& slot = backbone.parameters().slot(site.weight).name;
-  if (slot != site.name + ".weight") {
+at::Tensor own_weight(MergedSlots& merged, const Backbone& backbone,
+                      const Site& site, std::string_view method) {
+  const Parameters::Slot& slot = backbone.parameters().slot(site.weight);
+  if (slot.name != site.name + ".weight") {
     fail<UsageError>(
         "{}: {} shares its weight with {}, so its change cannot be merged",
-        method, site.name, slot);
+        method, site.name, slot.name);
   }
-  return merged_weight(merged, backbone, site.weight);
+  return out_in(merged_weight(merged, backbone, site.weight), slot.axes);
 }
 
 void merge_targets(MergedSlots& merged, const Backbone& backbone,

@@ -52,10 +52,10 @@ bool is_layer_norm(std::string_view slot_name);
 // backbone uses now, when it is not there yet.
 at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
                           int slot);
-// Of a linear site. Throws UsageError where another module has the same weight,
-// which would change with it.
-at::Tensor& own_weight(MergedSlots& merged, const Backbone& backbone,
-                       const Site& site, std::string_view method);
+// Of a linear site, as a view [out, in] however it lies. Throws UsageError
+// where another module has the same weight, which would change with it.
+at::Tensor own_weight(MergedSlots& merged, const Backbone& backbone,
+                      const Site& site, std::string_view method);
 // Every target of the delta's entries.
 void merge_targets(MergedSlots& merged, const Backbone& backbone,
                    const Delta& delta);

@@ -109,6 +109,21 @@ inline std::unique_ptr<Backbone> count_t5(std::int64_t layers, std::int64_t d,
                  source);
 }
 
+// HF's gpt2*: 0 labels is no head.
+inline std::unique_ptr<Backbone> count_gpt2(std::int64_t layers, std::int64_t d,
+                                            std::int64_t labels = 0) {
+  CountSource source;
+  auto backbone = make_gpt2(config_of({{"model_type", "gpt2"},
+                                       {"n_embd", d},
+                                       {"n_layer", layers},
+                                       {"n_head", d / 64},
+                                       {"n_positions", 1024},
+                                       {"vocab_size", 50257}}),
+                            source);
+  add_head(*backbone, source, labels);
+  return backbone;
+}
+
 inline Delta declare(Method& method, const Backbone& backbone,
                      const DeclareContext& context = {}) {
   DeltaBuilder builder;
@@ -126,29 +141,24 @@ struct Tiny {
       backbone = make_backbone(
           config, *matrices_in(dtype, open_weights(golden_path(name), config)));
     }
-    if (backbone->config().decoder_layers == 0) {
-      const auto source =
-          open_hf_folder(golden_path(name), backbone->config().architecture);
+    // A label per sequence, not per token.
+    if (golden.tensor("labels").dim() == 1) {
+      const auto source = open_weights(golden_path(name), backbone->config());
       classifier = add_classifier(*backbone, *source, 3);
     }
     batch = golden_inputs(golden, backbone->config());
   }
 
-  // Rows of a padded batch; BERT [B, C], T5 [T, V].
+  // Classes [B, C], or of the labels' rows [T, V].
   at::Tensor logits(const BackboneInput& in, const ForwardContext& ctx = {}) {
     if (classifier >= 0) return classify(*backbone, classifier, in, ctx);
-    const BackboneOutput out = backbone->forward(in, ctx);
-    ForwardContext rows = ctx;
-    rows.layout = &out.layout;
-    return backbone->lm_logits(out.hidden, rows);
+    return backbone->lm_logits(token_states(in, ctx), of_tokens(in, ctx));
   }
   at::Tensor logits() { return logits(batch.input); }
   at::Tensor loss(const BackboneInput& in, const ForwardContext& ctx = {}) {
     if (classifier >= 0) return cross_entropy_sum(logits(in, ctx), in.labels);
-    ForwardContext rows = ctx;
-    rows.layout = &in.decoder.layout;
-    return backbone->lm_loss(backbone->forward(in, ctx).hidden, in.labels,
-                             rows);
+    return backbone->lm_loss(token_states(in, ctx), in.labels,
+                             of_tokens(in, ctx));
   }
   at::Tensor loss() { return loss(batch.input); }
 
@@ -172,10 +182,28 @@ struct Tiny {
     return read_hf_inputs(one, backbone->config());
   }
 
+  // Where the labels' rows stand in HF's tensors.
+  const HfCells& cells() const {
+    return backbone->config().decoder_only ? batch.encoder : batch.decoder;
+  }
+
   SafetensorsFile golden;
   std::unique_ptr<Backbone> backbone;
   int classifier = -1;
   HfBatch batch;
+
+ private:
+  // Of the tokens that have labels, without what a method put between them.
+  at::Tensor token_states(const BackboneInput& in, const ForwardContext& ctx) {
+    const BackboneOutput out = backbone->forward(in, ctx);
+    return out.token_rows.defined() ? out.hidden.index_select(0, out.token_rows)
+                                    : out.hidden;
+  }
+  ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) const {
+    ctx.layout = backbone->config().decoder_only ? &in.encoder.layout
+                                                 : &in.decoder.layout;
+    return ctx;
+  }
 };
 
 // One rank that scores the examples of a golden batch, all at once or `size` at

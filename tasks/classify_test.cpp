@@ -246,7 +246,7 @@ TEST(Tasks, RegistryIsSortedAndSaysWhatItKnows) {
     EXPECT_EQ(&find_task(info.kind), &info);
     EXPECT_FALSE(info.about.empty());
   }
-  EXPECT_THAT(kinds, testing::ElementsAre("classify", "regress",
+  EXPECT_THAT(kinds, testing::ElementsAre("choose", "classify", "lm", "regress",
                                           "span_corruption", "text_to_text"));
   EXPECT_THAT(usage_error([] { find_task("clasify"); }),
               HasSubstr("'clasify' is unknown; choose one of: classify"));

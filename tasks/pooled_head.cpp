@@ -23,8 +23,10 @@ int add_layer(Backbone& backbone, TensorSource& source, TensorSource& random,
   const int weight = add_slot(
       backbone, source, random, name + ".weight", {outputs, config.d_model},
       {Init::Kind::kNormal, static_cast<float>(config.initializer_range)});
-  const int bias = add_slot(backbone, source, random, name + ".bias", {outputs},
-                            {Init::Kind::kZeros, 0});
+  const int bias = config.decoder_only
+                       ? -1
+                       : add_slot(backbone, source, random, name + ".bias",
+                                  {outputs}, {Init::Kind::kZeros, 0});
   return backbone.add_head_linear(name, weight, bias, config.d_model, outputs);
 }
 
@@ -46,7 +48,9 @@ void PooledHead::add(Backbone& backbone, TensorSource& source,
                        config.d_model);
   }
   last_ = add_layer(backbone, source, *random,
-                    config.dense_head ? "classifier.out_proj" : "classifier",
+                    config.decoder_only ? "score"
+                    : config.dense_head ? "classifier.out_proj"
+                                        : "classifier",
                     outputs);
 }
 
@@ -58,7 +62,7 @@ at::Tensor PooledHead::forward(Backbone& backbone, const BackboneInput& in,
   ForwardContext ctx = outer;
   ctx.layout = &layout;
   const auto drop = [&](const at::Tensor& x, std::uint32_t site) {
-    if (!ctx.training) return x;
+    if (!ctx.training || backbone.config().decoder_only) return x;
     return dropout(x, backbone.config().classifier_dropout,
                    ctx.dropout_key(site), layout);
   };

@@ -1,7 +1,8 @@
 // The head of sentence-level tasks, as HF's *ForSequenceClassification: dropout
 // on the pooled vector, then one linear layer, `classifier`; RoBERTa's:
-// `classifier.dense` with tanh and dropout before `classifier.out_proj`. And
-// what such tasks share.
+// `classifier.dense` with tanh and dropout before `classifier.out_proj`;
+// GPT-2's: `score`, without dropout or bias, on the last token. And what such
+// tasks share.
 #pragma once
 
 #include <cstdint>

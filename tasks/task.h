@@ -30,7 +30,9 @@ struct LossTerms {
 struct EvalRow {
   std::uint64_t sample = 0;
   double label = 0;
-  double prediction = 0;  // class, value, or 1 where the text matched exactly
+  // Class, value, 1 where the text matched exactly, or (lm, of `label` tokens)
+  // how many were the likeliest.
+  double prediction = 0;
   double loss_sum = 0;
   double loss_weight = 0;
   std::vector<double> figures = {};  // text_figures(), if the task judges texts
@@ -39,7 +41,8 @@ struct EvalRow {
 // What `predict` writes for one sample.
 struct Prediction {
   std::uint64_t sample = 0;
-  // Class index, regression value, or the score of a text.
+  // Class index, regression value, score of a text, or (lm) mean loss of a
+  // token.
   double value = 0;
   std::vector<float> scores;         // classify: probabilities
   std::vector<std::int32_t> tokens;  // text_to_text: generated ids
@@ -68,7 +71,7 @@ class Task {
   virtual LossTerms loss(Backbone& backbone, const BackboneInput& in,
                          const ForwardContext& ctx) = 0;
 
-  // Logits by HF's shape: [B, labels], or [T_decoder, V] packed.
+  // Logits by HF's shape: [B, labels], or [T, V] packed, rows of the decoder.
   virtual at::Tensor logits(Backbone& backbone, const BackboneInput& in,
                             const ForwardContext& ctx) = 0;
 
@@ -99,8 +102,8 @@ class Task {
   virtual std::vector<double> text_figures(
       const std::string& text, std::span<const std::string> references) const;
   // rows: of all ranks. Names as in metrics.jsonl: accuracy, f1, matthews,
-  // pearson, spearman, exact_match, loss; of texts rouge1, rouge2, rouge_l,
-  // bleu, exact_match, f1.
+  // pearson, spearman, exact_match, loss, perplexity, token_accuracy; of texts
+  // rouge1, rouge2, rouge_l, bleu, exact_match, f1.
   virtual Metrics metrics(std::span<const EvalRow> rows) const = 0;
   // The metric `best/` and early stop follow unless the config names one, and
   // whether more is better.

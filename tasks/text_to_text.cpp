@@ -1,39 +1,17 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "tasks/text_to_text.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-
-#include <algorithm>
-
 #include "base/error.h"
-#include "base/random.h"
-#include "ops/linear_cross_entropy.h"
-#include "ops/loss.h"
-#include "ops/reference.h"
 #include "tasks/collate.h"
 #include "tasks/decoding.h"
 #include "tasks/generate.h"
 #include "tasks/judged_texts.h"
+#include "tasks/token_task.h"
 
 namespace thinwire {
 namespace {
 
-// Hidden states of the targets' rows, without what a method put between them.
-at::Tensor token_states(Backbone& backbone, const BackboneInput& in,
-                        const ForwardContext& ctx) {
-  const BackboneOutput out = backbone.forward(in, ctx);
-  return out.token_rows.defined()
-             ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
-             : out.hidden;
-}
-
-ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) {
-  ctx.layout = &in.decoder.layout;
-  return ctx;
-}
-
-class TextToText : public Task {
+class TextToText : public TokenTask {
  public:
   TextToText(std::string_view kind, const TaskConfig& config)
       : kind_(kind), decoding_(read_decoding(config)), judged_(config) {}
@@ -56,75 +34,16 @@ class TextToText : public Task {
     return in;
   }
 
-  LossTerms loss(Backbone& backbone, const BackboneInput& in,
-                 const ForwardContext& ctx) override {
-    return {backbone.lm_loss(token_states(backbone, in, ctx), in.labels,
-                             of_tokens(in, ctx)),
-            in.labels.ne(kIgnoredLabel).sum().item<double>()};
-  }
-
-  at::Tensor logits(Backbone& backbone, const BackboneInput& in,
-                    const ForwardContext& ctx) override {
-    return backbone.lm_logits(token_states(backbone, in, ctx),
-                              of_tokens(in, ctx));
-  }
-
-  // Each token is drawn given the example's own tokens before it.
-  std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
-                                const ForwardContext& ctx) override {
-    const at::NoGradGuard no_grad;
-    const at::Tensor below = logits(backbone, in, ctx)
-                                 .to(at::kDouble)
-                                 .softmax(1)
-                                 .cumsum(1)
-                                 .contiguous()
-                                 .cpu();
-    const std::int64_t vocabulary = below.size(1);
-    at::Tensor drawn = at::empty({below.size(0)}, in.labels.options());
-    const auto* given = in.labels.const_data_ptr<std::int64_t>();
-    auto* out = drawn.mutable_data_ptr<std::int64_t>();
-    const PhiloxKey key = make_key(ctx.seed, Purpose::kScore, ctx.step);
-    const auto& offsets = in.decoder.layout.offsets;
-    for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
-      const std::uint64_t sample = in.sample_ids[b];
-      for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
-        out[t] = kIgnoredLabel;
-        if (given[t] == kIgnoredLabel) continue;
-        const double u = uniform01(
-            philox(key, {static_cast<std::uint32_t>(t - offsets[b]), 0,
-                         static_cast<std::uint32_t>(sample),
-                         static_cast<std::uint32_t>(sample >> 32)})[0]);
-        // The total is 1 up to rounding; the scale leaves none outside.
-        const auto* row = below.const_data_ptr<double>() + t * vocabulary;
-        const auto* end = row + vocabulary - 1;
-        out[t] = std::upper_bound(row, end, u * *end) - row;
-      }
-    }
-    return {{std::move(drawn), std::vector<double>(in.sample_ids.size(), 1)}};
-  }
-
   // Greedy decoding gives the target exactly if, with the target's own tokens
   // before it, every target token is the likeliest: no decoding is needed.
   std::vector<EvalRow> evaluate(Backbone& backbone, const BackboneInput& in,
                                 const ForwardContext& ctx) override {
-    const at::NoGradGuard no_grad;
-    const TokenLosses tokens = backbone.lm_token_losses(
-        token_states(backbone, in, ctx), in.labels, of_tokens(in, ctx));
-    const auto loss = to_doubles(tokens.loss);
-    const at::Tensor best = tokens.best.cpu();
-    const auto* likeliest = best.const_data_ptr<std::int64_t>();
-    const auto* label = in.labels.const_data_ptr<std::int64_t>();
+    const auto all = scores(backbone, in, ctx);
     std::vector<EvalRow> rows;
-    const auto& offsets = in.decoder.layout.offsets;
-    for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
-      EvalRow row{in.sample_ids[b], 1, 1, 0, 0};
-      for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
-        if (label[t] == kIgnoredLabel) continue;
-        if (likeliest[t] != label[t]) row.prediction = 0;
-        row.loss_sum += loss[static_cast<std::size_t>(t)];
-        ++row.loss_weight;
-      }
-      rows.push_back(row);
+    for (std::size_t b = 0; b < all.size(); ++b) {
+      rows.push_back({in.sample_ids[b], 1,
+                      all[b].likeliest == all[b].tokens ? 1.0 : 0.0,
+                      all[b].loss, static_cast<double>(all[b].tokens)});
     }
     return rows;
   }

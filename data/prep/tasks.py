@@ -6,7 +6,8 @@ import math
 from . import span_corruption
 from .errors import UserError
 
-TASKS = ("classify", "regress", "text_to_text", "choose", "span_corruption")
+TASKS = ("classify", "regress", "text_to_text", "choose", "span_corruption",
+         "lm")
 
 
 class Labels:
@@ -132,6 +133,8 @@ class Maker:
             return self._text_to_text(rows)
         if self.o.task == "choose":
             return self._choose(rows)
+        if self.o.task == "lm":
+            return self._lm(rows)
         return self._labelled(rows)
 
     def _sample(self, row_id, encoded):
@@ -163,12 +166,12 @@ class Maker:
                             f"'{self.o.reference_separator}'")
         return texts
 
-    def _text_to_text(self, rows):
+    def _text_to_text(self, rows, end=True):
         sources = [self.o.prefix + " ".join(groups[0]) for _, _, groups in rows]
         references = [self._references(where, " ".join(groups[1]))
                       for _, where, groups in rows]
         targets = [texts[0] for texts in references]
-        encoded = self.tokenizer.encode(sources, self.o.max_tokens, end=True)
+        encoded = self.tokenizer.encode(sources, self.o.max_tokens, end=end)
         wanted = self.tokenizer.encode(targets, self.o.max_target_tokens,
                                        end=True)
         for (row_id, _, _), e, t, texts in zip(rows, encoded, wanted,
@@ -220,6 +223,17 @@ class Maker:
             sample["label"] = label
             sample["references"] = [choices[label]]
             yield row_id, sample
+
+    def _lm(self, rows):
+        """Whole texts, or a prompt and what follows it. What the model is to
+        give ends with the end-of-sequence token, the prompt does not."""
+        if len(self.o.groups) == 2:
+            yield from self._text_to_text(rows, end=False)
+            return
+        texts = [self.o.prefix + " ".join(groups[0]) for _, _, groups in rows]
+        encoded = self.tokenizer.encode(texts, self.o.max_tokens, end=True)
+        for (row_id, _, _), e in zip(rows, encoded):
+            yield row_id, self._sample(row_id, e)
 
     def _span_corruption(self, rows):
         o = self.o

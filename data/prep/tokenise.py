@@ -92,7 +92,7 @@ class TextTokenizer:
         append = end and not self.ends_with_eos
         if append and self.eos_id < 0:
             raise UserError("the tokenizer has no end-of-sequence token, which "
-                            "text_to_text and span_corruption need")
+                            "text_to_text, span_corruption and lm need")
         texts = list(texts)
         pairs = bool(texts) and isinstance(texts[0], tuple)
         special = append + self.tok.num_special_tokens_to_add(pairs)

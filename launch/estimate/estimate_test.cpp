@@ -18,6 +18,9 @@ constexpr const char* kT5 = R"({"model_type": "t5",
   "num_decoder_layers": 5, "feed_forward_proj": "relu",
   "tie_word_embeddings": true, "decoder_start_token_id": 0,
   "pad_token_id": 0, "eos_token_id": 1, "dropout_rate": 0.1})";
+constexpr const char* kGpt2 = R"({"model_type": "gpt2",
+  "architectures": ["GPT2LMHeadModel"], "vocab_size": 200, "n_embd": 32,
+  "n_layer": 6, "n_head": 4, "n_inner": 64, "n_positions": 64})";
 constexpr const char* kBert = R"({"model_type": "bert",
   "architectures": ["BertModel"], "vocab_size": 200, "hidden_size": 32,
   "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64,
@@ -68,6 +71,11 @@ TEST_F(Estimate, FewLayersForetellAll) {
         "{method: fish_mask, density: 0.02, samples: 4}",
         "{method: parallel_adapter, bottleneck: 8, drop_first: 2}"}) {
     expect_affine(open(kT5, "{kind: text_to_text}", peft));
+  }
+  for (const char* peft :
+       {"{method: lora, r: 4}", "{method: full}", "{method: ia3}",
+        "{method: fish_mask, density: 0.02, samples: 4}"}) {
+    expect_affine(open(kGpt2, "{kind: lm}", peft));
   }
   for (const char* peft :
        {"{method: lora, r: 4, target_modules: [query, value]}",

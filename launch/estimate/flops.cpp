@@ -13,12 +13,15 @@ struct Tokens {
   double input = 0, target = 0;
 };
 
-Tokens tokens_of(std::span<const Sample> samples) {
+// A model that is a decoder only has input and target in one stream, whose
+// tokens then count as both.
+Tokens tokens_of(std::span<const Sample> samples, bool one_stream) {
   Tokens t;
   for (const Sample& s : samples) {
     t.input += static_cast<double>(s.input.size());
     t.target += static_cast<double>(s.target.size());
   }
+  if (one_stream) t.input = t.target += t.input;
   return t;
 }
 
@@ -35,11 +38,11 @@ struct Pairs {
   double encoder = 0, decoder = 0, cross = 0;
 };
 
-Pairs pairs_of(std::span<const Sample> samples) {
+Pairs pairs_of(std::span<const Sample> samples, bool one_stream) {
   Pairs p;
   for (const Sample& s : samples) {
     const auto n = static_cast<double>(s.input.size());
-    const auto m = static_cast<double>(s.target.size());
+    const auto m = static_cast<double>(s.target.size()) + (one_stream ? n : 0);
     p.encoder += n * n;
     p.decoder += m * (m + 1) / 2;
     p.cross += n * m;
@@ -53,11 +56,11 @@ class Count {
         std::span<const Sample> probed, std::span<const Sample> samples)
       : backbone_(backbone),
         delta_(delta),
-        all_(tokens_of(samples)),
-        part_(tokens_of(probed)),
+        all_(tokens_of(samples, backbone.config().decoder_only)),
+        part_(tokens_of(probed, backbone.config().decoder_only)),
         share_(static_cast<double>(samples.size()) /
                static_cast<double>(probed.size())),
-        pairs_(pairs_of(samples)) {
+        pairs_(pairs_of(samples, backbone.config().decoder_only)) {
     for (const auto& [site, use] : probe.sites) uses_[site.name] = use;
     for (const DeltaEntry& e : delta.entries()) {
       if (!e.target.empty()) by_target_[e.target] = &e;
@@ -88,7 +91,10 @@ class Count {
   // Rows of the probe's batch, scaled to the whole one.
   double rows(const Site& site, const SiteUse& use) const {
     const auto n = static_cast<double>(use.rows);
-    const bool decodes = backbone_.config().decoder_layers > 0;
+    const Parameters& p = backbone_.parameters();
+    const bool decodes =
+        backbone_.config().decoder_layers > 0 ||
+        (backbone_.config().decoder_only && p.count(true) == p.count(false));
     // The loss may multiply by the output matrix without passing the site.
     if (use.rows == 0 && site.role == Role::kHead && decodes) {
       return all_.target;

@@ -33,11 +33,11 @@ class BlankSource : public TensorSource {
             slot < 0 ? at::kFloat : like_.slot(slot).frozen.scalar_type()));
   }
   Matrix matrix(const std::vector<std::string>& names,
-                const std::vector<std::int64_t>& shape,
-                const Init& init) override {
-    Matrix m{get(names, shape, init, true), {}};
+                const std::vector<std::int64_t>& shape, const Init& init,
+                WeightAxes axes) override {
+    Matrix m{get(names, shape, init, true), {}, {}, axes};
     if (m.tensor.scalar_type() != at::kChar) return m;
-    m.scale = at::zeros({shape.front()}, at::kFloat);
+    m.scale = at::zeros({out_in(m.tensor, axes).size(0)}, at::kFloat);
     m.exact = [shape] { return at::zeros(shape, at::kBFloat16); };
     return m;
   }

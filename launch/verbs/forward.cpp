@@ -41,11 +41,15 @@ std::unique_ptr<Task> task_for(const Backbone& backbone,
   const ModelConfig& config = backbone.config();
   if (config.architecture == "t5") return task_of_kind("text_to_text", 0);
   const auto architectures = config.raw.find("architectures");
-  const bool classifies = architectures != config.raw.end() &&
-                          architectures->dump().find(
-                              "ForSequenceClassification") != std::string::npos;
-  if (!classifies && adapter.task_type != "SEQ_CLS" && adapter.labels == 0) {
-    return nullptr;
+  const auto made_as = [&](const char* what) {
+    return architectures != config.raw.end() &&
+           architectures->dump().find(what) != std::string::npos;
+  };
+  if (!made_as("ForSequenceClassification") && adapter.task_type != "SEQ_CLS" &&
+      adapter.labels == 0) {
+    const bool text = config.decoder_only &&
+                      (made_as("LMHead") || adapter.task_type == "CAUSAL_LM");
+    return text ? task_of_kind("lm", 0) : nullptr;
   }
   const std::int64_t labels =
       adapter.labels > 0 ? adapter.labels : config.labels;
@@ -140,8 +144,10 @@ void base_outputs(Setup& setup, const HfBatch& batch, const ForwardContext& ctx,
 at::Tensor task_outputs(Setup& setup, const HfBatch& batch,
                         const ForwardContext& ctx, NamedTensors& out) {
   at::Tensor logits = setup.task->logits(*setup.backbone, batch.input, ctx);
-  const bool text = setup.backbone->config().architecture == "t5";
-  out.emplace_back("logits", text ? batch.decoder.pad(logits) : logits);
+  const HfCells* cells = nullptr;  // of logits that belong to tokens
+  if (setup.task->kind() == "text_to_text") cells = &batch.decoder;
+  if (setup.task->kind() == "lm") cells = &batch.encoder;
+  out.emplace_back("logits", cells != nullptr ? cells->pad(logits) : logits);
   if (!batch.input.labels.defined()) return {};
   const LossTerms terms = setup.task->loss(*setup.backbone, batch.input, ctx);
   const at::Tensor loss = terms.sum.div(terms.weight);

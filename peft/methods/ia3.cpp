@@ -7,7 +7,11 @@
 // it; for T5 1.1 the reference code scales what the gate is multiplied with,
 // which is the same function. The default targets are the paper's (peft's for
 // BERT and GPT-2 also catch other layers). Entry names and shapes are peft's.
-// Shapes: l [d_out, 1], or [1, d_in] for modules of feedforward_modules.
+// Shapes: l [d_out, 1], or [1, d_in] for modules of feedforward_modules. Where
+// queries, keys and values are one projection (GPT-2's c_attn), the default is
+// l [2 d_out / 3, 1] for keys and values, the last two thirds of peft's vector,
+// whose first third then is 1; named as a target the module has all of it.
+#include <ATen/ops/cat.h>
 #include <ATen/ops/ones.h>
 
 #include <algorithm>
@@ -33,21 +37,27 @@ std::string entry_name(const Site& site) {
 
 struct Target {
   int site;
-  bool input;  // is scaled, not the output
+  bool input;              // is scaled, not the output
+  std::int64_t first = 0;  // of the outputs that are scaled
 };
 
 class Scale : public LinearAttachment {
  public:
-  Scale(at::Tensor l, bool input) : l_(std::move(l)), input_(input) {}
+  Scale(at::Tensor l, const Target& target)
+      : l_(std::move(l)), input_(target.input) {
+    if (target.first > 0) before_ = at::ones({target.first}, l_.options());
+  }
   at::Tensor scale_in(const ForwardContext&) override {
     return input_ ? l_.view({-1}) : at::Tensor();
   }
   at::Tensor scale_out(const ForwardContext&) override {
-    return input_ ? at::Tensor() : l_.view({-1});
+    if (input_) return {};
+    const at::Tensor l = l_.view({-1});
+    return before_.defined() ? at::cat({before_, l}) : l;
   }
 
  private:
-  at::Tensor l_;
+  at::Tensor l_, before_;  // before_: of outputs that stay as they are
   bool input_;
 };
 
@@ -65,8 +75,13 @@ std::vector<Target> usual_targets(const Backbone& backbone) {
                                             last == "key" || last == "value");
     const bool second = site.role == Role::kFeedForward &&
                         site.d_out == backbone.config().d_model &&
-                        (last == "wo" || site.name.ends_with("output.dense"));
-    if (key_or_value || second) out.push_back({static_cast<int>(i), second});
+                        (last == "wo" || last == "c_proj" ||
+                         site.name.ends_with("output.dense"));
+    const bool all_three = attention && site.fused == 3;
+    if (key_or_value || second || all_three) {
+      out.push_back({static_cast<int>(i), second,
+                     all_three ? site.d_out / site.fused : 0});
+    }
   }
   return out;
 }
@@ -92,7 +107,7 @@ class Ia3 : public Method {
       const Site& site = backbone.sites()[static_cast<std::size_t>(t.site)];
       const std::vector<std::int64_t> shape =
           t.input ? std::vector<std::int64_t>{1, site.d_in}
-                  : std::vector<std::int64_t>{site.d_out, 1};
+                  : std::vector<std::int64_t>{site.d_out - t.first, 1};
       // Decay would pull them to 0, which is not where they start.
       declare_dense(builder, entry_name(site), at::ones(shape, at::kFloat),
                     decay_group(builder, 1));
@@ -103,8 +118,8 @@ class Ia3 : public Method {
   void attach(Backbone& backbone, const Delta& delta) override {
     for (const Target& t : targets(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(t.site)];
-      backbone.attach(t.site, std::make_shared<Scale>(
-                                  delta.leaf(entry_name(site)), t.input));
+      backbone.attach(t.site,
+                      std::make_shared<Scale>(delta.leaf(entry_name(site)), t));
     }
   }
 
@@ -114,9 +129,12 @@ class Ia3 : public Method {
     for (const Target& t : targets(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(t.site)];
       const at::Tensor l = delta.leaf(entry_name(site)).detach();
-      own_weight(slots, backbone, site, id()).mul_(l);
+      const auto scaled = [&](const at::Tensor& x) {
+        return t.input ? x : x.narrow(0, t.first, site.d_out - t.first);
+      };
+      scaled(own_weight(slots, backbone, site, id())).mul_(l);
       if (site.bias >= 0 && !t.input) {
-        merged_weight(slots, backbone, site.bias).mul_(l.view({-1}));
+        scaled(merged_weight(slots, backbone, site.bias)).mul_(l.view({-1}));
       }
     }
   }

@@ -4,7 +4,9 @@
 // 2023, "A rank stabilization scaling factor for fine-tuning with LoRA").
 // Differs from the paper's text, as the reference code does: A starts uniform
 // in (-1/sqrt(d_in), 1/sqrt(d_in)), not Gaussian. B starts 0, so step 0 equals
-// the backbone. Entry names are HF peft's on-disk names.
+// the backbone. Entry names are HF peft's on-disk names, and so is the form of
+// a fused projection (GPT-2's c_attn): one A and one B [3 d, r] for queries,
+// keys and values.
 // Shapes: A [r, d_in], B [d_out, r], x [T, d_in].
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
@@ -27,7 +29,7 @@ constexpr Field kFields[] = {
     {"dropout", FieldType::kFloat, "0", "on the input of A only"},
     {"target_modules", FieldType::kStrings, "~",
      "linear modules by the end of their names, all-linear, or one regular "
-     "expression; default: query and value projections"},
+     "expression; default: query and value projections, GPT-2's c_attn"},
     {"use_rslora", FieldType::kBool, "false", "s = alpha / sqrt(r)"},
     {"rank_pattern", FieldType::kStrings, "~",
      "r of some modules: MODULE=R, MODULE a regular expression for the end of "

@@ -125,7 +125,8 @@ class PromptTuning : public Method {
   }
 
   void attach(Backbone& backbone, const Delta& delta) override {
-    const bool pools = backbone.config().decoder_layers == 0;
+    const bool pools = backbone.config().decoder_layers == 0 &&
+                       !backbone.config().decoder_only;
     backbone.attach(embedding_site(backbone),
                     std::make_shared<Prompt>(delta.leaf(kName), pools ? 1 : 0));
   }

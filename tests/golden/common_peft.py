@@ -1,11 +1,12 @@
-"""What the golden makers of methods share: the tiny models of make_bert.py and
-make_t5.py, and one forward and backward pass over their batches.
+"""What the golden makers of methods share: the tiny models of make_bert.py,
+make_gpt2.py and make_t5.py, and one forward and backward pass over their
+batches.
 
 A maker writes NAME/golden.safetensors with `value.` and `grad.` + the entry's
 name for everything that trains, and the logits; NAME/adapter.json tells the
 model's folder and the method's config, and NAME/contract.json (of one folder a
-method) what the tests over the registry should know. The loss is a sum over examples (BERT)
-or target tokens (T5), as Thinwire's.
+method) what the tests over the registry should know. The loss is a sum over
+examples (BERT) or target tokens (GPT-2, T5), as Thinwire's.
 """
 
 import json
@@ -22,11 +23,11 @@ torch.set_num_threads(1)  # the same bits whenever it is re-made
 
 def load(name):
     """The model of a folder in evaluation mode, and its batch."""
-    kind = (
-        transformers.BertForSequenceClassification
-        if name.startswith("bert")
-        else transformers.T5ForConditionalGeneration
-    )
+    kind = {
+        "bert": transformers.BertForSequenceClassification,
+        "gpt2": transformers.GPT2LMHeadModel,
+        "t5": transformers.T5ForConditionalGeneration,
+    }[name.split("_")[0]]
     model = kind.from_pretrained(HERE / name, attn_implementation="eager")
     golden = load_file(HERE / name / "golden.safetensors")
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")
@@ -87,4 +88,15 @@ def run(model, batch):
     labels = batch["labels"]
     logits = model(**batch).logits
     summed_loss(logits, labels).backward()
+    return logits
+
+
+def run_lm(model, batch, text=lambda logits: logits):
+    """The same of a GPT-2; text: takes what belongs to the text out of the
+    logits. Cells that are hidden have none."""
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    seen = load_file(HERE / "gpt2_lm" / "golden.safetensors")["attention_mask"]
+    logits = text(model(**inputs).logits) * seen.unsqueeze(-1)
+    # A cell's row is asked for the next cell's token.
+    summed_loss(logits[:, :-1], batch["labels"][:, 1:]).backward()
     return logits

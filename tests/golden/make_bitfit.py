@@ -1,9 +1,9 @@
-"""Golden data of BitFit: by name on BERT; on T5, vectors that a hook adds to
+"""Golden data of BitFit: by name on BERT and GPT-2; on T5, vectors that a hook adds to
 the output of every linear layer but the head."""
 
 import torch
 
-from common_peft import contract, load, noise, run, write
+from common_peft import contract, load, noise, run, run_lm, write
 
 
 def bert(name, config, chosen):
@@ -14,6 +14,15 @@ def bert(name, config, chosen):
         if head or (key.endswith(".bias") and chosen(key)):
             trained[key] = p.requires_grad_(True)
     write(name, "bert_classify", "bitfit", config, run(model, batch), trained)
+
+
+def gpt2(name):
+    model, batch = load("gpt2_lm")
+    trained = {}
+    for key, p in model.named_parameters():
+        if key.endswith(".bias"):
+            trained[key] = p.requires_grad_(True)
+    write(name, "gpt2_lm", "bitfit", {}, run_lm(model, batch), trained)
 
 
 def t5(name):
@@ -38,4 +47,5 @@ bert(
     ),
 )
 t5("bitfit_t5")
+gpt2("bitfit_gpt2")
 contract("bitfit_bert", {"add_missing": True})

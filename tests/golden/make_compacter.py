@@ -6,8 +6,8 @@ PHM adapters: A and B_i of each map's own."""
 
 import torch
 
-from common_peft import contract, load, noise, run, write
-from make_houlsby import TANH_GELU, train
+from common_peft import contract, load, noise, run, run_lm, write
+from make_houlsby import TANH_GELU, gpt2_sublayers, train
 
 
 class Maps:
@@ -72,6 +72,17 @@ def bert(name, method, config, n, rank, shared):
     write(name, "bert_classify", method, config, run(model, batch), trained)
 
 
+def gpt2(name, method, config, n, rank, shared):
+    model, batch = load("gpt2_lm")
+    trained = {}
+    maps = Maps(torch.Generator().manual_seed(21), trained, n, rank, shared)
+    for site, _, dropout in gpt2_sublayers(model):
+        f = maps.adapter(site, 24, 6)
+        dropout.register_forward_hook(lambda mod, x, u, f=f: f(u))
+    train(model, trained, lambda k: ".ln_" in k)
+    write(name, "gpt2_lm", method, config, run_lm(model, batch), trained)
+
+
 t5("compacter_t5", "compacter", {"bottleneck": 4}, 4, 1, True, False)
 t5(
     "compacter_t5_feed_forward",
@@ -85,5 +96,7 @@ t5(
 bert("compacter_bert", "compacter", {"bottleneck": 6, "phm_dim": 3}, 3, 1, True)
 bert("phm_adapter_bert", "phm_adapter", {"bottleneck": 6, "phm_dim": 2}, 2, 0, False)
 t5("phm_adapter_t5", "phm_adapter", {"bottleneck": 4}, 4, 0, False, False)
+gpt2("compacter_gpt2", "compacter", {"bottleneck": 6, "phm_dim": 3}, 3, 1, True)
+gpt2("phm_adapter_gpt2", "phm_adapter", {"bottleneck": 6, "phm_dim": 2}, 2, 0, False)
 contract("compacter_bert", {"bottleneck": 4}, start="near")
 contract("phm_adapter_bert", {"bottleneck": 4}, start="near")

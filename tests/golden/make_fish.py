@@ -8,7 +8,7 @@ than fp32 gradients can (stated in the file as `gap`)."""
 
 import torch
 
-from common_peft import contract, load, summed_loss, write
+from common_peft import contract, load, run_lm, summed_loss, write
 
 
 def examples(batch):
@@ -30,6 +30,9 @@ def scores(model, batch, names, true_fisher):
 
     for one in examples(batch):
         logits = model(**one).logits
+        if model.config.model_type == "gpt2":
+            add(summed_loss(logits[:, :-1], one["labels"][:, 1:]), 1.0)
+            continue
         if not true_fisher:
             add(summed_loss(logits, one["labels"]), 1.0)
             continue
@@ -64,8 +67,11 @@ def make(name, model_name, density, true_fisher=False, exclude=()):
 
     for p in params.values():
         p.grad = None
-    logits = model(**batch).logits
-    summed_loss(logits, batch["labels"]).backward()
+    if model_name == "gpt2_lm":
+        logits = run_lm(model, batch)
+    else:
+        logits = model(**batch).logits
+        summed_loss(logits, batch["labels"]).backward()
     trained, more, at = {}, {"gap": gap}, 0
     for n in body:
         size = params[n].numel()
@@ -92,4 +98,5 @@ make("fish_bert", "bert_classify", 0.05)
 make("fish_bert_true", "bert_classify", 0.05, true_fisher=True)
 make("fish_bert_exclude", "bert_classify", 0.03, exclude=["pooler", "LayerNorm"])
 make("fish_t5", "t5_tied", 0.02)
+make("fish_gpt2", "gpt2_lm", 0.02)
 contract("fish_bert", {"density": 0.1, "samples": 3})

@@ -5,7 +5,7 @@ output of every sublayer, before the residual sum."""
 
 import torch
 
-from common_peft import contract, load, noise, run, write
+from common_peft import contract, load, noise, run, run_lm, write
 
 GELU = torch.nn.functional.gelu
 TANH_GELU = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
@@ -78,8 +78,31 @@ def t5(name, cross):
     write(name, "t5_gated", "houlsby", config, run(model, batch), trained)
 
 
+def gpt2_sublayers(model):
+    """(site, its norm, the dropout whose output is u)"""
+    for n, block in enumerate(model.transformer.h):
+        stem = f"transformer.h.{n}."
+        yield stem + "attn", block.ln_1, block.attn.resid_dropout
+        yield stem + "mlp", block.ln_2, block.mlp.dropout
+
+
+def gpt2(name, m):
+    model, batch = load("gpt2_lm")
+    g = torch.Generator().manual_seed(9)
+    trained = {}
+    for site, _, dropout in gpt2_sublayers(model):
+        t = list(tensors(site, 24, m, g, trained))
+        dropout.register_forward_hook(
+            lambda mod, x, u, t=t: u + adapter(u, t, GELU)
+        )
+    train(model, trained, lambda k: ".ln_" in k)
+    logits = run_lm(model, batch)
+    write(name, "gpt2_lm", "houlsby", {"bottleneck": m}, logits, trained)
+
+
 if __name__ == "__main__":
     bert("houlsby_bert", 5)
+    gpt2("houlsby_gpt2", 5)
     t5("houlsby_t5", cross=False)
     t5("houlsby_t5_cross", cross=True)
     contract("houlsby_bert", {"bottleneck": 5, "init_std": 1e-3}, start="near")

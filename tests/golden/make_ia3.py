@@ -1,15 +1,17 @@
-"""Golden data of (IA)^3: HF peft on tiny BERT and T5 models, all vectors random.
+"""Golden data of (IA)^3: HF peft on tiny BERT, GPT-2 and T5 models, all vectors
+random.
 
 On BERT peft's own defaults catch more than the paper's layers; regular
-expressions name those."""
+expressions name those. On GPT-2 they scale queries too, which are the first
+third of c_attn: ia3_gpt2 leaves these at 1, ia3_gpt2_peft does not."""
 
 import peft
 import torch
 
-from common_peft import load, noise, run, write
+from common_peft import load, noise, run, run_lm, write
 
 
-def make(name, model_name, config, **ia3):
+def make(name, model_name, config, faithful=False, **ia3):
     model, batch = load(model_name)
     adapted = peft.get_peft_model(model, peft.IA3Config(**ia3)).eval()
     g = torch.Generator().manual_seed(len(name))
@@ -24,8 +26,16 @@ def make(name, model_name, config, **ia3):
                 disk = disk.removeprefix("base_model.model.")
             else:
                 p.copy_(1 + noise(p.shape, g))
+                if faithful and "c_attn" in disk:
+                    p[:24] = 1
             trained[disk] = p
-    write(name, model_name, "ia3", config, run(adapted, batch), trained)
+    logits = (run_lm if "gpt2" in model_name else run)(adapted, batch)
+    for disk, p in trained.items() if faithful else ():
+        if "c_attn" in disk:
+            keys_and_values = p.detach()[24:].clone()
+            keys_and_values.grad = p.grad[24:].clone()
+            trained[disk] = keys_and_values
+    write(name, model_name, "ia3", config, logits, trained)
 
 
 make(
@@ -44,4 +54,14 @@ make(
     target_modules=["k", "wi_1"],
     feedforward_modules=["wi_1"],
     task_type="SEQ_2_SEQ_LM",
+)
+make("ia3_gpt2", "gpt2_lm", {}, faithful=True, task_type="CAUSAL_LM")
+make(
+    "ia3_gpt2_peft",
+    "gpt2_lm",
+    {
+        "target_modules": ["c_attn", "mlp.c_proj"],
+        "feedforward_modules": ["mlp.c_proj"],
+    },
+    task_type="CAUSAL_LM",
 )

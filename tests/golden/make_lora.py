@@ -1,4 +1,4 @@
-"""Golden data of LoRA: HF peft on tiny BERT and T5 models, all factors random.
+"""Golden data of LoRA: HF peft on tiny BERT, GPT-2 and T5 models, all factors random.
 
 The factors are small enough that attention does not saturate: fp32 gradients
 are then well within the tests' tolerance (gradients in fp64 tell)."""
@@ -6,7 +6,7 @@ are then well within the tests' tolerance (gradients in fp64 tell)."""
 import peft
 import torch
 
-from common_peft import load, noise, run, write
+from common_peft import load, noise, run, run_lm, write
 
 
 def make(name, model_name, config, **lora):
@@ -27,7 +27,7 @@ def make(name, model_name, config, **lora):
             else:
                 p.copy_(noise(p.shape, g, 0.08))
             trained[disk] = p
-    logits = run(adapted, batch)
+    logits = (run_lm if "gpt2" in model_name else run)(adapted, batch)
     write(name, model_name, "lora", config, logits, trained)
 
 
@@ -74,4 +74,24 @@ make(
     lora_alpha=3,
     target_modules=["o", "wi_0", "wo", "k"],
     task_type="SEQ_2_SEQ_LM",
+)
+make(
+    "lora_gpt2",
+    "gpt2_lm",
+    {"r": 3, "alpha": 5},
+    r=3,
+    lora_alpha=5,
+    fan_in_fan_out=True,
+    task_type="CAUSAL_LM",
+)
+make(
+    "lora_gpt2_all",
+    "gpt2_lm",
+    {"r": 2, "alpha": 3, "target_modules": ["all-linear"], "use_rslora": True},
+    r=2,
+    lora_alpha=3,
+    target_modules="all-linear",
+    use_rslora=True,
+    fan_in_fan_out=True,
+    task_type="CAUSAL_LM",
 )

@@ -6,8 +6,8 @@ same)."""
 
 import torch
 
-from common_peft import contract, load, run, write
-from make_houlsby import adapter, tensors
+from common_peft import contract, load, run, run_lm, write
+from make_houlsby import adapter, gpt2_sublayers, tensors
 
 RELU = torch.nn.functional.relu
 
@@ -61,6 +61,31 @@ def t5(name):
     write(name, "t5_gated", "parallel_adapter", config, logits, trained)
 
 
+def gpt2(name):
+    model, batch = load("gpt2_lm")
+    g = torch.Generator().manual_seed(11)
+    trained = {}
+    for site, norm, dropout in gpt2_sublayers(model):
+        if not site.endswith("mlp"):
+            continue
+        t = list(tensors(site, 24, 4, g, trained))
+        s = scaling(site, trained)
+        residual = []
+        norm.register_forward_pre_hook(
+            lambda mod, x, residual=residual: residual.extend(x)
+        )
+
+        def forward(mod, _, u, residual=residual, t=t, s=s):
+            x = residual.pop()
+            return u + s * adapter(x, t, RELU)
+
+        dropout.register_forward_hook(forward)
+    logits = run_lm(model, batch)
+    config = {"bottleneck": 4, "learn_scaling": True}
+    write(name, "gpt2_lm", "parallel_adapter", config, logits, trained)
+
+
 bert("parallel_adapter_bert")
 t5("parallel_adapter_t5")
+gpt2("parallel_adapter_gpt2")
 contract("parallel_adapter_bert", {"bottleneck": 5})

@@ -2,12 +2,12 @@
 
 AdapterHub's `seq_bn`: after the feed-forward sublayer, u + f(LN(x + u)) on
 post-norm models (their own layer norm, used again for the residual sum), and
-u + f(x + u) on T5."""
+u + f(x + u) on GPT-2 and T5."""
 
 import torch
 
-from common_peft import contract, load, run, write
-from make_houlsby import adapter, tensors
+from common_peft import contract, load, run, run_lm, write
+from make_houlsby import adapter, gpt2_sublayers, tensors
 
 RELU = torch.nn.functional.relu
 SWISH = torch.nn.functional.silu
@@ -55,6 +55,30 @@ def t5(name):
     write(name, "t5_tied", "pfeiffer", config, run(model, batch), trained)
 
 
+def gpt2(name):
+    model, batch = load("gpt2_lm")
+    g = torch.Generator().manual_seed(10)
+    trained = {}
+    for site, norm, dropout in gpt2_sublayers(model):
+        if not site.endswith("mlp"):
+            continue
+        t = list(tensors(site, 24, 4, g, trained))
+        residual = []
+        norm.register_forward_pre_hook(
+            lambda mod, x, residual=residual: residual.extend(x)
+        )
+
+        def forward(mod, _, u, residual=residual, t=t):
+            x = residual.pop()
+            return u + adapter(x + u, t, RELU)
+
+        dropout.register_forward_hook(forward)
+    logits = run_lm(model, batch)
+    config = {"bottleneck": 4}
+    write(name, "gpt2_lm", "pfeiffer", config, logits, trained)
+
+
 bert("pfeiffer_bert")
 t5("pfeiffer_t5")
+gpt2("pfeiffer_gpt2")
 contract("pfeiffer_bert", {"bottleneck": 5, "init_std": 1e-3}, start="near")

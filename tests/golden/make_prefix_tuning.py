@@ -2,13 +2,19 @@
 
 Li & Liang 2021: softmax(q [P_K; K]^T) [P_V; V]. A prefix has no position, so
 T5's relative bias is not added to its scores. Reparametrised: P = W2 tanh(W1 e
-+ b1) + b2, one W2 per layer."""
++ b1) + b2, one W2 per layer.
 
+HF peft's prefixes are keys and values in the cache, behind which GPT-2 counts
+the text's positions: with these counted from 0 it gives the same, which is
+checked here."""
+
+import peft
 import torch
 import transformers.models.bert.modeling_bert as hf_bert
+import transformers.models.gpt2.modeling_gpt2 as hf_gpt2
 import transformers.models.t5.modeling_t5 as hf_t5
 
-from common_peft import contract, load, noise, run, write
+from common_peft import contract, load, noise, run, run_lm, write
 
 LENGTH = 3
 
@@ -30,7 +36,9 @@ def attend(module, q, k, v, mask, scaling=None, position_bias=None, **_):
     return out.transpose(1, 2).contiguous(), weights
 
 
+plain = hf_gpt2.eager_attention_forward
 hf_bert.eager_attention_forward = hf_t5.eager_attention_forward = attend
+hf_gpt2.eager_attention_forward = attend
 
 
 def attentions(model):
@@ -39,11 +47,36 @@ def attentions(model):
         parts = key.split(".")
         if parts[-1] == "self" and parts[-2] == "attention":
             yield module, "encoder", int(parts[3])
+        if parts[-1] == "attn":
+            yield module, "self", int(parts[2])
         if parts[-1] == "EncDecAttention":
             yield module, "cross", int(parts[2])
         if parts[-1] == "SelfAttention":
             group = "encoder" if parts[0] == "encoder" else "self"
             yield module, group, int(parts[2])
+
+
+def check_with_peft(model, batch, trained, logits):
+    adapted = peft.get_peft_model(
+        model,
+        peft.PrefixTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=LENGTH
+        ),
+    ).eval()
+    layers = sorted(trained.items(), key=lambda item: item[0])
+    with torch.no_grad():
+        # Keys and values of layer 0, of layer 1 …, a row per virtual token.
+        flat = torch.cat([value for _, value in layers], 1)
+        adapted.prompt_encoder.default.embedding.weight.copy_(flat)
+        positions = model.transformer.wpe.weight
+        back = positions.roll(LENGTH, 0)
+        positions.copy_(back)
+        hf_gpt2.eager_attention_forward = plain
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        theirs = adapted(**inputs).logits
+        hf_gpt2.eager_attention_forward = attend
+    seen = batch["attention_mask"].unsqueeze(-1)
+    torch.testing.assert_close(logits, theirs * seen)
 
 
 def make(name, model_name, d, width, config, seed, bottleneck=None):
@@ -77,7 +110,11 @@ def make(name, model_name, d, width, config, seed, bottleneck=None):
     for key, p in model.named_parameters():
         if key.startswith("classifier"):
             trained[key] = p.requires_grad_(True)
-    logits = run(model, batch)
+    if model_name == "gpt2_lm":
+        logits = run_lm(model, batch)
+        check_with_peft(model, batch, trained, logits)
+    else:
+        logits = run(model, batch)
     write(name, model_name, "prefix_tuning", config, logits, trained)
 
 
@@ -93,4 +130,5 @@ make(
     15,
     5,
 )
+make("prefix_tuning_gpt2", "gpt2_lm", 24, 24, DIRECT, 16)
 contract("prefix_tuning_bert", {"length": 3, "bottleneck": 6}, start="another")

@@ -55,12 +55,13 @@ def make(name, seed, untied, scale, **more):
     )
 
 
-make("t5_tied", 1, untied=False, scale=0.3)
-make(
-    "t5_gated",
-    2,
-    untied=True,
-    scale=0.2,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
-)
+if __name__ == "__main__":
+    make("t5_tied", 1, untied=False, scale=0.3)
+    make(
+        "t5_gated",
+        2,
+        untied=True,
+        scale=0.2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )

@@ -1,11 +1,12 @@
-"""Golden data of VeRA: HF peft on tiny BERT and T5 models, vectors random.
+"""Golden data of VeRA: HF peft on tiny BERT, GPT-2 and T5 models, vectors
+random.
 
 The counts are those of the paper's table 1 (without heads)."""
 
 import peft
 import torch
 
-from common_peft import contract, load, noise, run, write
+from common_peft import contract, load, noise, run, run_lm, write
 
 
 def make(name, model_name, config, **vera):
@@ -28,10 +29,19 @@ def make(name, model_name, config, **vera):
         f"constant.base_model.{key}": getattr(adapted.base_model, key)["default"]
         for key in ("vera_A", "vera_B")
     }
-    write(name, model_name, "vera", config, run(adapted, batch), trained, shared)
+    logits = (run_lm if "gpt2" in model_name else run)(adapted, batch)
+    write(name, model_name, "vera", config, logits, trained, shared)
 
 
 make("vera_bert", "bert_classify", {"r": 5}, r=5, task_type="SEQ_CLS")
+make(
+    "vera_gpt2",
+    "gpt2_lm",
+    {"r": 4},
+    r=4,
+    fan_in_fan_out=True,
+    task_type="CAUSAL_LM",
+)
 make(
     "vera_t5",
     "t5_tied",

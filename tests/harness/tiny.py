@@ -1,5 +1,5 @@
-"""Small models and data for whole-job tests, made once per process: a BERT and
-a T5 of odd sizes with random weights, and shards by data/prepare.py."""
+"""Small models and data for whole-job tests, made once per process: a BERT, a
+GPT-2 and a T5 of odd sizes with random weights, and shards by data/prepare.py."""
 
 import atexit
 import functools
@@ -206,3 +206,36 @@ def t5_sections():
             "task": {"kind": "text_to_text", "max_new_tokens": 8},
             "data": {"train": text_shards("train"),
                      "eval": text_shards("eval"), "batch_size": 4}}
+
+
+@functools.cache
+def gpt2_config():
+    path = os.path.join(folder(), "gpt2-config.json")
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
+                   "n_embd": 32, "n_head": 4, "n_layer": 2, "n_inner": 48,
+                   "n_positions": 48, "vocab_size": len(SPECIAL + WORDS),
+                   "initializer_range": 0.1, "eos_token_id": 4}, f)
+    return path
+
+
+@functools.cache
+def lm_shards(split):
+    """Prompts whose class shows in one word, and that class behind them."""
+    count, seed = {"train": (400, 6), "eval": (60, 7)}[split]
+    table = os.path.join(folder(), f"lm-{split}.tsv")
+    with open(table, "w", encoding="utf-8") as f:
+        f.write("prompt\tanswer\n")
+        for text, label in _rows(count, seed):
+            f.write(f"{text}\tis {WORDS[label]}\n")
+    return prepare(os.path.join(folder(), f"lm-{split}"), "--task", "lm",
+                   "--input", table, "--columns", "prompt,answer",
+                   "--max-target-tokens", "12")
+
+
+def gpt2_sections():
+    """Sections that turn config() into a GPT-2 on prompts and answers."""
+    return {"model": {"config": gpt2_config(), "seed": 3},
+            "task": {"kind": "lm"},
+            "data": {"train": lm_shards("train"), "eval": lm_shards("eval"),
+                     "batch_size": 8}}

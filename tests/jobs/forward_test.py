@@ -79,6 +79,32 @@ class Forward(Case):
     def test_t5_gated(self):
         self.all_gradients("t5_gated")
 
+    def test_gpt2_lm(self):
+        self.all_gradients("gpt2_lm")
+
+    def test_gpt2_classify(self):
+        self.all_gradients("gpt2_classify")
+
+    def test_bare_gpt2_of_the_hubs_oldest_form(self):
+        model = os.path.join(GOLDEN, "gpt2_bare")
+        golden = load_file(os.path.join(model, "golden.safetensors"))
+        got = self.forward(model, golden)
+        self.check(got, golden, ["last_hidden_state"])
+        self.assertEqual(list(got), ["last_hidden_state"])
+
+    def test_gpt2_labels_behind_hidden_tokens_are_refused(self):
+        model = os.path.join(GOLDEN, "gpt2_lm")
+        golden = load_file(os.path.join(model, "golden.safetensors"))
+        inputs = os.path.join(self.folder, "in.safetensors")
+        save_file({"input_ids": golden["input_ids"], "labels":
+                   golden["input_ids"], "attention_mask":
+                   golden["attention_mask"]}, inputs)
+        result = jobs.run(["forward", "--model", model, "--inputs", inputs,
+                           "--outputs", inputs + ".out"])
+        self.assertEqual(result.status, 2)
+        self.assertEqual(len(result.errors), 1, result.err)
+        self.assertIn("put -100 there", result.errors[0])
+
     def test_bare_bert(self):
         model = os.path.join(GOLDEN, "bert_bare")
         golden = load_file(os.path.join(model, "golden.safetensors"))
@@ -178,14 +204,14 @@ class Adapter(Case):
 
 
 class RemakeGolden(unittest.TestCase):
-    """Runs two makers again where THINWIRE_GOLDEN_PYTHON names a Python that
+    """Runs the models' makers again where THINWIRE_GOLDEN_PYTHON names a Python that
     has transformers; elsewhere the committed files stand for themselves, held
     to the versions they were made with."""
 
     def test_remake(self):
         python = os.environ.get("THINWIRE_GOLDEN_PYTHON")
-        names = ["bert_classify", "bert_regress", "bert_bare", "t5_tied",
-                 "t5_gated"]
+        names = ["bert_classify", "bert_regress", "bert_bare", "gpt2_lm",
+                 "gpt2_classify", "gpt2_bare", "t5_tied", "t5_gated"]
         if not python:
             print("golden files: not made again (set THINWIRE_GOLDEN_PYTHON "
                   "to a Python with transformers and peft)", file=sys.stderr)
@@ -196,9 +222,10 @@ class RemakeGolden(unittest.TestCase):
             return
         folder = tempfile.mkdtemp(prefix="thinwire-golden-")
         self.addCleanup(shutil.rmtree, folder)
-        for maker in ("common.py", "make_bert.py", "make_t5.py"):
+        makers = ("make_bert.py", "make_gpt2.py", "make_t5.py")
+        for maker in ("common.py", *makers):
             shutil.copy(os.path.join(GOLDEN, maker), folder)
-        for maker in ("make_bert.py", "make_t5.py"):
+        for maker in makers:
             subprocess.run([python, os.path.join(folder, maker)], check=True,
                            stdout=subprocess.DEVNULL)
         for name in names:

@@ -281,6 +281,23 @@ class PrepareTest(unittest.TestCase):
                  "--tokenizer", self.t5, "--input", tsv, "--output",
                  self.path("z"), "--reference-separator", "/")
 
+    def test_lm_takes_texts_or_prompts_and_what_follows(self):
+        tsv = self.write("a.tsv", "a\tb\tc\nred\tsun\tmoon tree\n")
+        bare = self.path("bare")  # a tokenizer that puts no </s> itself
+        t5_tokenizer(bare, post_processor=False)
+        common = ("--task", "lm", "--input", tsv, "--prefix", "star ",
+                  "--tokenizer", bare)
+        self.good(*common, "--columns", "a+b", "--output", self.path("x"))
+        self.good(*common, "--columns", "a+b,c", "--output", self.path("y"))
+        x, y = Folder(self.path("x")), Folder(self.path("y"))
+        self.assertEqual(x.input, [[8, 3, 6, 1]])
+        self.assertFalse(x.target)
+        self.assertEqual((x.index["task"], x.index["max_target"]), ("lm", 0))
+        self.assertEqual((y.input, y.target), ([[8, 3, 6]], [[7, 9, 1]]))
+        self.assertEqual(y.references, ["moon tree"])
+        self.bad("lm takes 1 or 2", *common, "--columns", "a,b,c", "--output",
+                 self.path("z"))
+
     def test_span_corruption_gives_the_text_back(self):
         rows = [" ".join(WORDS[(i * j) % 10] for j in range(3 + i * 2))
                 for i in range(1, 40)] + ["sun"]
