@@ -23,7 +23,8 @@ class DenseReducer : public Reducer {
     std::int64_t size = 0;
     for (int i = 0; i < parameters.size(); ++i) {
       begins.push_back(size);
-      size += parameters.slot(i).frozen.numel();
+      const Parameters::Slot& slot = parameters.slot(i);
+      if (!slot.buffer) size += slot.frozen.numel();
     }
     for (const DeltaEntry& e : delta.entries()) {
       const int slot = e.target.empty() ? -1 : parameters.find(e.target);

@@ -134,15 +134,19 @@ class RunScoring : public Scoring {
   std::int64_t kept_numbers(const Sample& sample) const {
     const ModelConfig& c = backbone_.config();
     const auto rows = std::ssize(sample.input), out = std::ssize(sample.target);
-    const std::int64_t kept = 7 * c.d_model + c.d_ff + c.heads;
+    const auto kept = [&](std::int64_t d_ff, std::int64_t heads) {
+      return 7 * c.d_model + d_ff + heads;
+    };
+    const std::int64_t encoder = rows * c.layers * kept(c.d_ff, c.heads);
     const std::int64_t cross = c.decoder_layers * 2 * c.d_model * rows;
     if (c.decoder_only) {
-      return (rows + out) * (c.layers * kept + c.vocab_size);
+      return (rows + out) * (c.layers * kept(c.d_ff, c.heads) + c.vocab_size);
     }
-    if (c.decoder_layers == 0) return rows * c.layers * kept;
-    return rows * c.layers * kept + cross +
+    if (c.decoder_layers == 0) return encoder;
+    return encoder + cross +
            out * (c.vocab_size +
-                  c.decoder_layers * (kept + 4 * c.d_model + c.heads));
+                  c.decoder_layers * (kept(c.decoder_d_ff, c.decoder_heads) +
+                                      4 * c.d_model + c.decoder_heads));
   }
 
   void run(std::span<const Sample> samples, Labels labels, const Visit& visit) {

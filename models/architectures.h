@@ -9,6 +9,8 @@
 
 namespace thinwire {
 
+std::unique_ptr<Backbone> make_bart(const ModelConfig& config,
+                                    TensorSource& source);
 std::unique_ptr<Backbone> make_bert(const ModelConfig& config,
                                     TensorSource& source);
 std::unique_ptr<Backbone> make_gpt2(const ModelConfig& config,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -62,11 +63,13 @@ class Backbone {
   virtual ~Backbone() = default;
 
   const ModelConfig& config() const { return config_; }
-  // One rate for hidden states, attention weights and classifier, in [0, 1),
-  // instead of the model's own.
+  // One rate for hidden states, attention weights, what lies between a
+  // feed-forward's layers and the classifier, in [0, 1), instead of the model's
+  // own.
   void set_dropout(double p) {
     config_.dropout = config_.attention_dropout = p;
-    config_.embedding_dropout = config_.classifier_dropout = p;
+    config_.embedding_dropout = config_.activation_dropout = p;
+    config_.classifier_dropout = p;
   }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
@@ -182,6 +185,11 @@ class Backbone {
     return attachments_[static_cast<std::size_t>(site)];
   }
 
+  // [1, V]; undefined where it adds nothing, as in nearly every checkpoint.
+  at::Tensor lm_bias(const ForwardContext& ctx);
+  // Whether the loss of these hidden states goes through the logits.
+  bool needs_logits(const at::Tensor& hidden, const ForwardContext& ctx);
+
   Attachments& site_of_kind(int site, SiteKind kind);
   const Site& lm_head_site() const;  // throws UsageError where there is none
 
@@ -189,8 +197,10 @@ class Backbone {
   Parameters parameters_;
   std::vector<Site> sites_;
   std::vector<Attachments> attachments_;
+  std::optional<bool> lm_bias_adds_;
   int lm_head_ = -1;     // linear site
   double lm_scale_ = 1;  // of the hidden states it reads
+  int lm_bias_ = -1;     // slot of a buffer [1, V], of the logits
 };
 
 // With the tensors that `source` gives, fp32 or with bf16 matrices; hidden

@@ -7,22 +7,17 @@
 #include <cmath>
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/zeros.h>
 
 #include "base/error.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "models/post_norm.h"
 #include "ops/attention.h"
-#include "ops/block_steps.h"
 #include "ops/reference.h"
 
 namespace thinwire {
 namespace {
-
-struct Norm {
-  int weight = -1, bias = -1;
-};
 
 struct Block {
   int query = -1, key = -1, value = -1, attention_output = -1;
@@ -34,10 +29,10 @@ struct Block {
                 output_dropout = 0;
 };
 
-class Bert : public Backbone {
+class Bert : public PostNormBackbone {
  public:
   Bert(const ModelConfig& config, TensorSource& source)
-      : Backbone(config), name_(config.architecture) {
+      : PostNormBackbone(config), name_(config.architecture) {
     const std::int64_t d = config_.d_model;
     const std::string e = name_ + ".embeddings";
     words_ =
@@ -48,20 +43,15 @@ class Bert : public Backbone {
                  {config_.type_vocab, d});
     embeddings_norm_ = add_norm(source, e + ".LayerNorm");
     embeddings_dropout_ = dropout_site(e + ".dropout");
-    embeddings_ = add_site({.name = e,
-                            .kind = SiteKind::kEmbedding,
-                            .stack = Stack::kEncoder,
-                            .role = Role::kNone,
-                            .layer = -1,
-                            .d_in = d,
-                            .d_out = d,
-                            .weight = words_});
+    Site embeddings = at(e, Role::kNone, -1);
+    embeddings.weight = words_;
+    embeddings_ = add_other(std::move(embeddings), SiteKind::kEmbedding);
     for (int i = 0; i < config_.layers; ++i) add_block(source, i);
     if (config_.dense_head) return;
     // Checkpoints of masked language models have none.
     const std::string pooler = name_ + ".pooler.dense";
     if (!source.contains(pooler + ".weight") && is_checkpoint(source)) return;
-    pooler_ = add_linear(source, pooler, d, d, Role::kPooler, -1);
+    pooler_ = add_linear(source, at(pooler, Role::kPooler, -1), d, d);
   }
 
   BackboneOutput forward(const BackboneInput& in,
@@ -81,13 +71,7 @@ class Bert : public Backbone {
           {std::move(h)}, ctx);
       h = layer_output(block.tap, std::move(h), ctx);
     }
-
-    BackboneOutput out;
-    out.hidden = std::move(h);
-    out.token_rows = stream.token_rows();
-    out.first_rows = stream.first_rows();
-    out.layout = std::move(stream.layout);
-    return out;
+    return output(std::move(h), stream);
   }
 
   BackboneOutput encode(const BackboneInput&, const ForwardContext&) override {
@@ -125,84 +109,41 @@ class Bert : public Backbone {
           const std::vector<std::int64_t>& shape) {
     return parameters_.add(name, source.get({name}, shape, normal()));
   }
-  Init normal() const {
-    return {Init::Kind::kNormal, static_cast<float>(config_.initializer_range)};
-  }
 
-  Norm add_norm(TensorSource& source, const std::string& name) {
-    const auto get = [&](const char* now, const char* before, Init::Kind kind) {
-      return parameters_.add(
-          name + now, source.get({name + now, name + before}, {config_.d_model},
-                                 {kind, 0}));
-    };
-    return {get(".weight", ".gamma", Init::Kind::kOnes),
-            get(".bias", ".beta", Init::Kind::kZeros)};
-  }
-
-  int add_linear(TensorSource& source, const std::string& name,
-                 std::int64_t d_in, std::int64_t d_out, Role role, int layer) {
-    const int weight = parameters_.add_matrix(
-        name + ".weight",
-        source.matrix({name + ".weight"}, {d_out, d_in}, normal()));
-    const int bias = parameters_.add(
-        name + ".bias",
-        source.get({name + ".bias"}, {d_out}, {Init::Kind::kZeros, 0}));
-    return add_site({.name = name,
-                     .kind = SiteKind::kLinear,
-                     .stack = Stack::kEncoder,
-                     .role = role,
-                     .layer = layer,
-                     .d_in = d_in,
-                     .d_out = d_out,
-                     .weight = weight,
-                     .bias = bias});
-  }
-
-  int add_other(const std::string& name, SiteKind kind, Role role, int layer,
-                Norm norm = {}) {
-    return add_site({.name = name,
-                     .kind = kind,
-                     .stack = Stack::kEncoder,
-                     .role = role,
-                     .layer = layer,
-                     .d_in = config_.d_model,
-                     .d_out = config_.d_model,
-                     .norm_weight = norm.weight,
-                     .norm_bias = norm.bias});
+  Site at(std::string name, Role role, int layer) const {
+    return place(Stack::kEncoder, std::move(name), role, layer);
   }
 
   void add_block(TensorSource& source, int i) {
     const std::int64_t d = config_.d_model, ff = config_.d_ff;
     const std::string name = fmt::format("{}.encoder.layer.{}", name_, i);
     const std::string attention = name + ".attention";
-    constexpr Role kSelf = Role::kSelfAttention, kFF = Role::kFeedForward;
+    const auto self = [&](const char* module) {
+      return at(attention + module, Role::kSelfAttention, i);
+    };
+    const auto feed_forward = [&](const char* module) {
+      return at(name + module, Role::kFeedForward, i);
+    };
     Block b;
-    b.tap = add_other(name, SiteKind::kTap, Role::kNone, i);
-    b.attention =
-        add_other(attention + ".self", SiteKind::kAttention, kSelf, i);
-    b.query = add_linear(source, attention + ".self.query", d, d, kSelf, i);
-    b.key = add_linear(source, attention + ".self.key", d, d, kSelf, i);
-    b.value = add_linear(source, attention + ".self.value", d, d, kSelf, i);
-    b.attention_output =
-        add_linear(source, attention + ".output.dense", d, d, kSelf, i);
+    b.tap = add_other(at(name, Role::kNone, i), SiteKind::kTap);
+    b.attention = add_other(self(".self"), SiteKind::kAttention);
+    b.query = add_linear(source, self(".self.query"), d, d);
+    b.key = add_linear(source, self(".self.key"), d, d);
+    b.value = add_linear(source, self(".self.value"), d, d);
+    b.attention_output = add_linear(source, self(".output.dense"), d, d);
     b.attention_norm = add_norm(source, attention + ".output.LayerNorm");
-    b.attention_sublayer = add_other(attention + ".output", SiteKind::kSublayer,
-                                     kSelf, i, b.attention_norm);
+    b.attention_sublayer =
+        add_other(self(".output"), SiteKind::kSublayer, b.attention_norm);
     b.intermediate =
-        add_linear(source, name + ".intermediate.dense", d, ff, kFF, i);
-    b.output = add_linear(source, name + ".output.dense", ff, d, kFF, i);
+        add_linear(source, feed_forward(".intermediate.dense"), d, ff);
+    b.output = add_linear(source, feed_forward(".output.dense"), ff, d);
     b.output_norm = add_norm(source, name + ".output.LayerNorm");
     b.feed_forward_sublayer =
-        add_other(name + ".output", SiteKind::kSublayer, kFF, i, b.output_norm);
+        add_other(feed_forward(".output"), SiteKind::kSublayer, b.output_norm);
     b.attention_dropout = dropout_site(attention + ".self.dropout");
     b.attention_output_dropout = dropout_site(attention + ".output.dropout");
     b.output_dropout = dropout_site(name + ".output.dropout");
     blocks_.push_back(b);
-  }
-
-  at::Tensor norm(const at::Tensor& x, const Norm& n,
-                  const ForwardContext& ctx) const {
-    return layer_norm_of(x, n.weight, n.bias, ctx);
   }
 
   at::Tensor embed(const TokenStream& in, EmbeddedStream& stream,
@@ -226,33 +167,11 @@ class Bert : public Backbone {
   }
 
   at::Tensor run(const Block& b, at::Tensor x, const ForwardContext& ctx) {
-    x = sublayer(b.attention_sublayer, b.attention_norm, x, attend(b, x, ctx),
-                 b.attention_output_dropout, ctx);
+    x = add_and_norm(b.attention_sublayer, b.attention_norm, x,
+                     attend(b, x, ctx), b.attention_output_dropout, ctx);
     const at::Tensor inner = activate(linear(b.intermediate, x, ctx));
-    return sublayer(b.feed_forward_sublayer, b.output_norm, x,
-                    linear(b.output, inner, ctx), b.output_dropout, ctx);
-  }
-
-  // u: before its dropout.
-  at::Tensor sublayer(int site, const Norm& n, const at::Tensor& x,
-                      at::Tensor u, std::uint32_t dropout,
-                      const ForwardContext& ctx) {
-    const double p = ctx.training ? config_.dropout : 0;
-    if (at_site(site).sublayer.empty()) {
-      const DropoutKey key = ctx.dropout_key(dropout);
-      const Parameters::Use weight = parameters_.use(n.weight, ctx),
-                            bias = parameters_.use(n.bias, ctx);
-      if (weight.watch != nullptr || bias.watch != nullptr) {
-        return norm(dropout_add(x, u, p, key, *ctx.layout), n, ctx);
-      }
-      return dropout_add_layer_norm(x, u, p, key, *ctx.layout, weight.tensor,
-                                    bias.tensor, config_.norm_eps);
-    }
-    u = adapt(site,
-              {x, x, drop(u, p, dropout, ctx),
-               [&](const at::Tensor& sum) { return norm(sum, n, ctx); }},
-              ctx);
-    return norm(x.add(u), n, ctx);
+    return add_and_norm(b.feed_forward_sublayer, b.output_norm, x,
+                        linear(b.output, inner, ctx), b.output_dropout, ctx);
   }
 
   at::Tensor attend(const Block& b, const at::Tensor& x,
@@ -268,11 +187,6 @@ class Bert : public Backbone {
     if (ctx.training) in.dropout = config_.attention_dropout;
     in.key = ctx.dropout_key(b.attention_dropout);
     return linear(b.attention_output, attention(in), ctx);
-  }
-
-  at::Tensor activate(const at::Tensor& x) const {
-    if (config_.activation == "relu") return x.relu();
-    return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
   }
 
   std::string name_;  // of the model in its tensors' names

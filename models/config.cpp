@@ -1,6 +1,7 @@
 #include "models/config.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -102,13 +103,63 @@ class Reader {
   const json& object_;
 };
 
+// heads: a key; d, the model's width, is that of `width`.
+std::int64_t heads_of(const Reader& in, const char* heads, const char* width,
+                      std::int64_t d) {
+  const std::int64_t n = in.positive(heads);
+  if (d % n != 0) {
+    in.wrong(heads, fmt::format("a divisor of {} {}", width, d));
+  }
+  return n;
+}
+
+std::string activation_of(const Reader& in, const char* key) {
+  std::string name = in.text(key, "gelu");
+  if (name != "gelu" && name != "gelu_new" && name != "relu") {
+    in.wrong(key, "gelu, gelu_new or relu");
+  }
+  return name;
+}
+
+void read_bart(const Reader& in, ModelConfig& c) {
+  c.d_model = in.positive("d_model");
+  c.layers = in.positive("encoder_layers");
+  c.decoder_layers = in.positive("decoder_layers");
+  c.heads = heads_of(in, "encoder_attention_heads", "d_model", c.d_model);
+  c.decoder_heads =
+      heads_of(in, "decoder_attention_heads", "d_model", c.d_model);
+  c.d_kv = c.d_model / c.heads;
+  c.d_ff = in.positive("encoder_ffn_dim");
+  c.decoder_d_ff = in.positive("decoder_ffn_dim");
+  c.vocab_size = in.positive("vocab_size");
+  c.max_positions = in.positive("max_position_embeddings");
+  c.first_position = 2;
+  c.norm_eps = 1e-5;
+  c.activation = activation_of(in, "activation_function");
+  if (in.flag("scale_embedding", false)) {
+    c.embedding_scale = std::sqrt(static_cast<double>(c.d_model));
+  }
+  c.dropout = in.probability("dropout", 0.1);
+  c.attention_dropout = in.probability("attention_dropout", 0.0);
+  c.activation_dropout = in.probability("activation_dropout", 0.0);
+  c.classifier_dropout = in.probability("classifier_dropout", 0.0);
+  for (const char* key : {"encoder_layerdrop", "decoder_layerdrop"}) {
+    if (in.probability(key, 0.0) != 0) {
+      in.wrong(key, "0: whole layers are never left out here");
+    }
+  }
+  if (!in.flag("tie_word_embeddings", true)) {
+    in.wrong("tie_word_embeddings", "true");
+  }
+  c.initializer_range = in.real("init_std", 0, 1e3, 0.02);
+  c.pad_id = in.token("pad_token_id", 1);
+  c.eos_id = in.token("eos_token_id", 2);
+  c.decoder_start_id = in.token("decoder_start_token_id", 2);
+}
+
 void read_bert(const Reader& in, ModelConfig& c) {
   c.d_model = in.positive("hidden_size");
-  c.heads = in.positive("num_attention_heads");
-  if (c.d_model % c.heads != 0) {
-    in.wrong("num_attention_heads",
-             fmt::format("a divisor of hidden_size {}", c.d_model));
-  }
+  c.heads = heads_of(in, "num_attention_heads", "hidden_size", c.d_model);
   c.d_kv = c.d_model / c.heads;
   c.d_ff = in.positive("intermediate_size");
   c.layers = in.positive("num_hidden_layers");
@@ -116,11 +167,7 @@ void read_bert(const Reader& in, ModelConfig& c) {
   c.max_positions = in.positive("max_position_embeddings");
   c.type_vocab = in.positive("type_vocab_size", 2);
   c.norm_eps = in.real("layer_norm_eps", 0, 1, 1e-12);
-  c.activation = in.text("hidden_act", "gelu");
-  if (c.activation != "gelu" && c.activation != "gelu_new" &&
-      c.activation != "relu") {
-    in.wrong("hidden_act", "gelu, gelu_new or relu");
-  }
+  c.activation = activation_of(in, "hidden_act");
   if (in.text("position_embedding_type", "absolute") != "absolute") {
     in.wrong("position_embedding_type", "absolute");
   }
@@ -135,6 +182,7 @@ void read_bert(const Reader& in, ModelConfig& c) {
 void read_roberta(const Reader& in, ModelConfig& c) {
   read_bert(in, c);
   c.pad_id = in.token("pad_token_id", 1);
+  c.padding_has_position = false;
   c.first_position = c.pad_id + 1;
   c.max_positions -= c.first_position;
   if (c.max_positions < 1) {
@@ -186,6 +234,8 @@ void read_t5(const Reader& in, ModelConfig& c) {
   c.d_ff = in.positive("d_ff");
   c.layers = in.positive("num_layers");
   c.decoder_layers = in.positive("num_decoder_layers", c.layers);
+  c.decoder_heads = c.heads;
+  c.decoder_d_ff = c.d_ff;
   c.vocab_size = in.positive("vocab_size");
   c.norm_eps = in.real("layer_norm_epsilon", 0, 1, 1e-6);
   // "relu", "gated-gelu", "gated-silu" …; gated-gelu means the tanh form.
@@ -228,7 +278,8 @@ struct Architecture {
   const char* name;
   void (*read)(const Reader&, ModelConfig&);
 };
-constexpr Architecture kArchitectures[] = {{"bert", read_bert},
+constexpr Architecture kArchitectures[] = {{"bart", read_bart},
+                                           {"bert", read_bert},
                                            {"gpt2", read_gpt2},
                                            {"roberta", read_roberta},
                                            {"t5", read_t5}};

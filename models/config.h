@@ -10,9 +10,11 @@
 namespace thinwire {
 
 struct ModelConfig {
-  std::string architecture;  // "bert" | "gpt2" | "roberta" | "t5"
+  // "bart" | "bert" | "gpt2" | "roberta" | "t5"
+  std::string architecture;
   std::int64_t d_model = 0, heads = 0, d_kv = 0, d_ff = 0;
   std::int64_t layers = 0, decoder_layers = 0;
+  std::int64_t decoder_heads = 0, decoder_d_ff = 0;  // of encoder-decoders
   std::int64_t vocab_size = 0, type_vocab = 0;
   std::int64_t max_positions = 0;  // tokens that a sequence may have
   double norm_eps = 1e-12;
@@ -20,12 +22,17 @@ struct ModelConfig {
   bool gated = false;
   double dropout = 0.1, attention_dropout = 0.1, classifier_dropout = 0.1;
   double embedding_dropout = 0.1;   // where it is not `dropout`: GPT-2's
-  double initializer_range = 0.02;  // T5: initializer_factor
+  double activation_dropout = 0;    // BART: between the feed-forward's layers
+  double embedding_scale = 1;       // of tokens' embeddings
+  double initializer_range = 0.02;  // BART: init_std; T5: initializer_factor
   std::int64_t relative_buckets = 32, relative_max_distance = 128;
   bool scale_decoder_outputs = false;
-  // A position's row in the table of positions, less itself; RoBERTa counts
-  // from behind the padding token's.
+  // A position's row in the table of positions, less itself: RoBERTa counts
+  // from behind the padding token's, BART from 2.
   std::int64_t first_position = 0;
+  // HF's positions are columns of a padded batch; RoBERTa's count over tokens
+  // that are not padding.
+  bool padding_has_position = true;
   bool tied_head = true;  // the output matrix is the embedding
   // The only stack is a decoder: a token sees those before it, and the last one
   // stands for the sequence.

@@ -16,6 +16,13 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
+json bart() {
+  return {{"model_type", "bart"},          {"d_model", 12},
+          {"encoder_layers", 2},           {"decoder_layers", 1},
+          {"encoder_attention_heads", 3},  {"decoder_attention_heads", 4},
+          {"encoder_ffn_dim", 20},         {"decoder_ffn_dim", 24},
+          {"max_position_embeddings", 16}, {"vocab_size", 40}};
+}
 json bert() {
   return {{"model_type", "bert"},         {"hidden_size", 12},
           {"num_attention_heads", 3},     {"intermediate_size", 20},
@@ -93,6 +100,24 @@ TEST_F(ConfigTest, BertDefaultsAreThoseOfItsConfigClass) {
   EXPECT_EQ(c.labels, 2);
 }
 
+TEST_F(ConfigTest, BartDefaultsAreThoseOfItsConfigClass) {
+  const ModelConfig c = read(bart().dump());
+  EXPECT_EQ(c.activation, "gelu");
+  EXPECT_EQ(c.norm_eps, 1e-5);
+  EXPECT_EQ(c.embedding_scale, 1);
+  EXPECT_EQ(c.dropout, 0.1);
+  EXPECT_EQ(c.attention_dropout, 0);
+  EXPECT_EQ(c.activation_dropout, 0);
+  EXPECT_EQ(c.classifier_dropout, 0);
+  EXPECT_EQ(c.initializer_range, 0.02);
+  EXPECT_EQ(c.max_positions, 16);
+  EXPECT_EQ(c.first_position, 2);
+  EXPECT_TRUE(c.padding_has_position);
+  EXPECT_EQ(c.pad_id, 1);
+  EXPECT_EQ(c.eos_id, 2);
+  EXPECT_EQ(c.decoder_start_id, 2);
+}
+
 TEST_F(ConfigTest, NullClassifierDropoutIsTheHiddenOne) {
   json j = bert();
   j["classifier_dropout"] = nullptr;
@@ -149,11 +174,21 @@ TEST_F(ConfigTest, ErrorsNameFileKeyValueAndRight) {
   j = bert();
   j["pad_token_id"] = 40;
   EXPECT_THAT(error(j), HasSubstr("below vocab_size 40"));
+  j = bart();
+  j["decoder_attention_heads"] = 5;
+  EXPECT_THAT(error(j), HasSubstr("decoder_attention_heads must be a divisor "
+                                  "of d_model 12, got 5"));
+  j = bart();
+  j["encoder_layerdrop"] = 0.1;
+  EXPECT_THAT(error(j), HasSubstr("encoder_layerdrop must be 0"));
+  j = bart();
+  j["tie_word_embeddings"] = false;
+  EXPECT_THAT(error(j), HasSubstr("tie_word_embeddings must be true"));
   j = t5();
   j["feed_forward_proj"] = "gated-tanh";
   EXPECT_THAT(error(j), HasSubstr("gated-gelu"));
-  EXPECT_THAT(error({{"model_type", "brt"}}),
-              HasSubstr("model_type 'brt' is unknown; choose one of: bert"));
+  EXPECT_THAT(error({{"model_type", "ber"}}),
+              HasSubstr("model_type 'ber' is unknown; choose one of: bert"));
   EXPECT_THAT(error(json::object()), HasSubstr("model_type is missing"));
   EXPECT_THAT(error(json::array()), HasSubstr("not a JSON object"));
   EXPECT_THROW(read("{"), UsageError);

@@ -32,13 +32,27 @@ class ExportTest : public testing::Test {
 
 TEST_F(ExportTest, RoundTripKeepsIdentity) {
   for (const char* name :
-       {"bert_bare", "gpt2_bare", "gpt2_lm", "t5_tied", "t5_gated"}) {
+       {"bart_bare", "bart_text", "bert_bare", "gpt2_bare", "gpt2_lm",
+        "t5_tied", "t5_gated"}) {
     const auto model = load_backbone(golden_path(name));
     save_hf_folder(*model, folder_);
     const auto back = load_backbone(folder_);
     EXPECT_EQ(back->parameters().identity(), model->parameters().identity())
         << name;
     EXPECT_EQ(back->parameters().size(), model->parameters().size());
+  }
+}
+
+// Buffers too, and nothing that is tied.
+TEST_F(ExportTest, NamesAreThoseThatHfSaves) {
+  const auto names = [](const std::string& folder) {
+    auto list = SafetensorsFile(folder + "/model.safetensors").names();
+    std::ranges::sort(list);
+    return list;
+  };
+  for (const char* name : {"bart_text", "t5_tied", "t5_gated"}) {
+    save_hf_folder(*load_backbone(golden_path(name)), folder_);
+    EXPECT_EQ(names(folder_), names(golden_path(name))) << name;
   }
 }
 

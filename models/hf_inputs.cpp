@@ -145,7 +145,7 @@ void read_labels(const Inputs& in, const ModelConfig& config, HfBatch& out) {
   }
 }
 
-void read_bert(const Inputs& in, const ModelConfig& config, HfBatch& out) {
+void read_encoder(const Inputs& in, const ModelConfig& config, HfBatch& out) {
   const at::Tensor ids = in.whole("input_ids", {}, true);
   const at::Tensor types = in.whole("token_type_ids", ids.sizes());
   if (types.defined()) {
@@ -181,7 +181,8 @@ void read_gpt2(const Inputs& in, const ModelConfig& config, HfBatch& out) {
   }
 }
 
-void read_t5(const Inputs& in, const ModelConfig& config, HfBatch& out) {
+void read_encoder_decoder(const Inputs& in, const ModelConfig& config,
+                          HfBatch& out) {
   const std::int64_t batch = out.encoder.batch;
   const at::Tensor labels = in.whole("labels");
   if (labels.defined()) {
@@ -231,9 +232,9 @@ at::Tensor HfCells::pad(const at::Tensor& x) const {
 }
 
 HfBatch read_hf_inputs(const NamedTensors& tensors, const ModelConfig& config) {
-  const bool t5 = config.architecture == "t5";
+  const bool decodes = config.decoder_layers > 0;
   std::vector<std::string> known = {"input_ids", "attention_mask", "labels"};
-  if (t5) {
+  if (decodes) {
     known.insert(known.end(), {"decoder_input_ids", "decoder_attention_mask"});
   } else if (!config.decoder_only) {
     known.push_back("token_type_ids");
@@ -245,18 +246,18 @@ HfBatch read_hf_inputs(const NamedTensors& tensors, const ModelConfig& config) {
   HfBatch out;
   out.input.encoder =
       pack("attention_mask", ids, in.whole("attention_mask", ids.sizes()),
-           out.encoder, config.first_position > 0 ? config.pad_id : -1);
+           out.encoder, config.padding_has_position ? -1 : config.pad_id);
   const std::int64_t batch = out.encoder.batch;
   out.input.tasks.assign(static_cast<std::size_t>(batch), 0);
   out.input.sample_ids.resize(static_cast<std::size_t>(batch));
   std::iota(out.input.sample_ids.begin(), out.input.sample_ids.end(),
             std::uint64_t{0});
-  if (t5) {
-    read_t5(in, config, out);
+  if (decodes) {
+    read_encoder_decoder(in, config, out);
   } else if (config.decoder_only) {
     read_gpt2(in, config, out);
   } else {
-    read_bert(in, config, out);
+    read_encoder(in, config, out);
   }
   return out;
 }

@@ -29,12 +29,12 @@ struct HfBatch {
 };
 
 // Known names: input_ids [B, L], attention_mask, token_type_ids (BERT), labels
-// ([B] or [B, 1]; T5: [B, M], -100 ignored; GPT-2 also [B, L], of which row t
-// of the stream gets what stands behind its cell, as HF shifts them),
-// decoder_input_ids, decoder_attention_mask (T5; without decoder_input_ids the
-// labels shifted right, -100 read as padding). Cells that a mask hides are dropped, the others
-// keep their positions. Sample ids are 0, 1, … . Throws UsageError naming
-// tensor, place and what would be right.
+// ([B] or [B, 1]; encoder-decoders: [B, M], -100 ignored; GPT-2 also [B, L], of
+// which row t of the stream gets what stands behind its cell, as HF shifts
+// them), decoder_input_ids, decoder_attention_mask (encoder-decoders; without
+// decoder_input_ids the labels shifted right, -100 read as padding). Cells that
+// a mask hides are dropped, the others keep their positions. Sample ids are 0,
+// 1, … . Throws UsageError naming tensor, place and what would be right.
 HfBatch read_hf_inputs(const NamedTensors& tensors, const ModelConfig& config);
 
 }  // namespace thinwire

@@ -18,6 +18,7 @@ using testing::HasSubstr;
 ModelConfig config(const char* architecture) {
   ModelConfig c;
   c.architecture = architecture;
+  c.decoder_layers = c.architecture == "t5" ? 1 : 0;
   c.vocab_size = 100;
   c.type_vocab = 2;
   c.decoder_start_id = 7;

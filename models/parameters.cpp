@@ -49,6 +49,12 @@ int Parameters::add(std::string name, at::Tensor frozen, bool head) {
   return append(std::move(name), std::move(frozen), head);
 }
 
+int Parameters::add_buffer(std::string name, at::Tensor frozen) {
+  const int number = add(std::move(name), std::move(frozen));
+  slots_.back().buffer = true;
+  return number;
+}
+
 int Parameters::append(std::string name, at::Tensor frozen, bool head) {
   THINWIRE_ASSERT(find(name) < 0, "parameter '{}' exists", name);
   Slot slot;
@@ -113,6 +119,7 @@ bool Parameters::trains(int number) const {
 
 Parameters::Slot& Parameters::untrained(int number) {
   Slot& s = slots_[static_cast<std::size_t>(number)];
+  THINWIRE_ASSERT(!s.buffer, "'{}' is no parameter", s.name);
   if (trains(number)) {
     fail<UsageError>("two methods want to train '{}'; leave it to one of them",
                      s.name);
@@ -215,7 +222,7 @@ at::Device Parameters::device() const {
 std::int64_t Parameters::count(bool with_head) const {
   std::int64_t n = 0;
   for (const Slot& s : slots_) {
-    if (with_head || !s.head) n += s.frozen.numel();
+    if (!s.buffer && (with_head || !s.head)) n += s.frozen.numel();
   }
   return n;
 }

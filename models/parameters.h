@@ -51,6 +51,7 @@ class Parameters {
     std::function<at::Tensor()> exact;     // of int8: the file's values, bf16
     std::int64_t loaded_bytes = 0;         // as it came, with its scales
     bool head = false;                     // belongs to a task head
+    bool buffer = false;  // saved with the model, never trains
     // At most one of the following; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
@@ -63,6 +64,7 @@ class Parameters {
   // Returns the slot number. Throws InternalError on a second use of a name.
   int add(std::string name, at::Tensor frozen, bool head = false);
   int add_matrix(std::string name, Matrix matrix);  // that is no head's
+  int add_buffer(std::string name, at::Tensor frozen);
 
   int find(std::string_view name) const;     // -1: none
   int require(std::string_view name) const;  // UsageError with nearest name
@@ -111,7 +113,8 @@ class Parameters {
   void move_to(at::Device device);
   at::Device device() const;
 
-  std::int64_t count(bool with_head = true) const;  // numbers in all slots
+  // Numbers in all slots but buffers.
+  std::int64_t count(bool with_head = true) const;
   // The backbone's identity: (name, shape, dtype, digest of the bytes) of every
   // slot that is not a head, sorted by name; int8 with its scales. Reads all
   // weights unless it was set; call before training.

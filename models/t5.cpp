@@ -5,8 +5,6 @@
 #include <cmath>
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
-#include <ATen/ops/gelu.h>
-
 #include "base/error.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
@@ -258,13 +256,9 @@ class T5 : public Backbone {
           {std::move(h), bias, read}, ctx);
       h = layer_output(b.tap, std::move(h), ctx);
     }
-    BackboneOutput out;
-    out.hidden = drop(rms_norm_of(h, stack.final_norm, ctx), config_.dropout,
-                      stack.final_dropout, ctx);
-    out.token_rows = stream.token_rows();
-    out.first_rows = stream.first_rows();
-    out.layout = std::move(stream.layout);
-    return out;
+    h = drop(rms_norm_of(h, stack.final_norm, ctx), config_.dropout,
+             stack.final_dropout, ctx);
+    return output(std::move(h), stream);
   }
 
   at::Tensor relative_bias(T5Stack& stack, const Layout& layout,
@@ -354,11 +348,6 @@ class T5 : public Backbone {
       u = drop(u, config_.dropout, f.inner_dropout, ctx);
     }
     return residual(f, std::move(x), input, linear(f.wo, u, ctx), ctx);
-  }
-
-  at::Tensor activate(const at::Tensor& x) const {
-    if (config_.activation == "relu") return x.relu();
-    return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
   }
 
   int shared_ = -1;

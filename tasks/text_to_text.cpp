@@ -21,8 +21,8 @@ class TextToText : public TokenTask {
   void add_head(Backbone& backbone, TensorSource&) override {
     if (backbone.config().decoder_layers == 0) {
       fail<UsageError>(
-          "task.kind: {} needs an encoder-decoder, {} has no decoder; use a t5 "
-          "model, or classify or regress",
+          "task.kind: {} needs an encoder-decoder, {} has no decoder; use a "
+          "bart or t5 model, or classify or regress",
           kind_, backbone.config().architecture);
     }
   }

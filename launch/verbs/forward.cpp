@@ -39,7 +39,7 @@ std::unique_ptr<Task> task_of_kind(const std::string& kind,
 std::unique_ptr<Task> task_for(const Backbone& backbone,
                                const HfAdapterHead& adapter) {
   const ModelConfig& config = backbone.config();
-  if (config.architecture == "t5") return task_of_kind("text_to_text", 0);
+  if (config.decoder_layers > 0) return task_of_kind("text_to_text", 0);
   const auto architectures = config.raw.find("architectures");
   const auto made_as = [&](const char* what) {
     return architectures != config.raw.end() &&

@@ -133,7 +133,8 @@ class FishMask : public Method {
     std::vector<int> out;
     const Parameters& p = backbone.parameters();
     for (int i = 0; i < p.size(); ++i) {
-      if (p.slot(i).head || matches_any(p.slot(i).name, exclude_)) continue;
+      const Parameters::Slot& s = p.slot(i);
+      if (s.head || s.buffer || matches_any(s.name, exclude_)) continue;
       out.push_back(i);
     }
     return out;

@@ -25,7 +25,7 @@ class Full : public Method {
     check_patterns(id(), backbone, exclude_);
     const Parameters& p = backbone.parameters();
     for (int i = 0; i < p.size(); ++i) {
-      if (matches_any(p.slot(i).name, exclude_)) continue;
+      if (p.slot(i).buffer || matches_any(p.slot(i).name, exclude_)) continue;
       if (p.slot(i).head && builder.trains(p.slot(i).name)) continue;
       declare_slot(builder, backbone, i);
     }
