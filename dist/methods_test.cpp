@@ -27,6 +27,9 @@ std::vector<Case> cases() {
       out.push_back({std::string(info.id), model});
     }
   }
+  for (const char* method : {"fish_mask", "lora"}) {
+    out.push_back({method, "bart"});
+  }
   return out;
 }
 
@@ -37,7 +40,8 @@ class MethodRun : public ::testing::TestWithParam<Case> {
     const Case& c = GetParam();
     Job job;
     job.text = c.model != "bert";
-    job.model = c.model == "bert"   ? bert_config(0.1)
+    job.model = c.model == "bart"   ? bart_config(0.1)
+                : c.model == "bert" ? bert_config(0.1)
                 : c.model == "gpt2" ? gpt2_config(0.1)
                                     : t5_config(0.1);
     Config config = testing::tiny_config(c.method);

@@ -53,6 +53,20 @@ inline std::string t5_config(double dropout) {
          std::to_string(dropout) + "}";
 }
 
+inline std::string bart_config(double dropout) {
+  const std::string p = std::to_string(dropout);
+  return R"({"model_type": "bart",
+    "architectures": ["BartForConditionalGeneration"], "vocab_size": 40,
+    "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 24, "decoder_ffn_dim": 20,
+    "max_position_embeddings": 24, "activation_function": "gelu",
+    "init_std": 0.2, "pad_token_id": 0, "eos_token_id": 1,
+    "decoder_start_token_id": 1, "dropout": )" +
+         p + R"(, "attention_dropout": )" + p + R"(, "activation_dropout": )" +
+         p + "}";
+}
+
 // Samples held in memory; a folder with an index.json stands for them on disk,
 // because runs agree on its hash.
 class MemoryFolder : public ShardFolder {

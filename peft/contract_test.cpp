@@ -44,8 +44,8 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
     for (const std::string model :
-         {"bert_classify", "gpt2_classify", "gpt2_lm", "roberta_classify",
-          "t5_tied", "t5_gated"}) {
+         {"bart_text", "bert_classify", "gpt2_classify", "gpt2_lm",
+          "roberta_classify", "t5_tied", "t5_gated"}) {
       if (info.id == "head" && !model.ends_with("classify")) continue;
       out.push_back({std::string(info.id), tiny_config(info.id), model,
                      contract_of(info.id).start});

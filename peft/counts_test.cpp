@@ -10,6 +10,7 @@
 namespace thinwire {
 namespace {
 
+using testing::count_bart;
 using testing::count_bert;
 using testing::count_gpt2;
 using testing::count_roberta;
@@ -32,6 +33,8 @@ struct Bert {
 TEST(Counts, Published) {
   const std::map<std::string, std::function<std::unique_ptr<Backbone>()>>
       shapes = {
+          {"bart-base", [] { return count_bart(6, 768); }},
+          {"bart-large", [] { return count_bart(12, 1024); }},
           {"bert-base", [] { return count_bert(12, 768, 30522, 2); }},
           {"bert-large", [] { return count_bert(24, 1024, 30522, 2); }},
           {"roberta-base", [] { return count_roberta(12, 768, 2); }},
@@ -215,6 +218,51 @@ TEST(Counts, Gpt2) {
   EXPECT_EQ(count(*small, "houlsby", {{"layer_norms", false}}), 2379264);
   EXPECT_EQ(count(*small, "houlsby", Json::object()), 2379264 + 25 * 2 * 768);
   EXPECT_EQ(count(*small, "pfeiffer", Json::object()), 894528);
+}
+
+TEST(Counts, Bart) {
+  const auto base = count_bart(6, 768), large = count_bart(12, 1024);
+  EXPECT_EQ(base->parameters().count(), 139420416);
+  EXPECT_EQ(large->parameters().count(), 406291456);
+  EXPECT_EQ(count(*base, "lora", {{"r", 8}}), 442368);
+  EXPECT_EQ(count(*large, "lora", {{"r", 8}}), 1179648);
+  EXPECT_EQ(
+      count(*large, "lora", {{"r", 102}, {"target_modules", {"fc1", "fc2"}}}),
+      25067520);
+  EXPECT_EQ(count(*large, "ia3", Json::object()), 172032);
+  // HF peft's defaults: queries in place of keys.
+  EXPECT_EQ(count(*large, "ia3",
+                  {{"target_modules", {"q_proj", "v_proj", "fc2"}},
+                   {"feedforward_modules", {"fc2"}}}),
+            172032);
+  EXPECT_EQ(count(*large, "parallel_adapter", {{"bottleneck", 512}}), 25202688);
+  EXPECT_EQ(count(*large, "parallel_adapter", {{"bottleneck", 1024}}),
+            50380800);
+  EXPECT_EQ(count(*large, "pfeiffer", {{"bottleneck", 600}}), 29530176);
+  const auto stored = [&](std::int64_t length) {
+    return count(*large, "prefix_tuning",
+                 {{"length", length}, {"reparametrise", false}});
+  };
+  EXPECT_EQ(stored(200), 14745600);
+  EXPECT_EQ(stored(30), 2211840);
+  // Layer norms: one behind either embedding, two and three a layer.
+  const std::int64_t adapter = 2 * 64 * 768 + 64 + 768;
+  EXPECT_EQ(count(*base, "houlsby", Json::object()),
+            4 * 6 * adapter + (2 + 5 * 6) * 2 * 768);
+  EXPECT_EQ(count(*base, "houlsby",
+                  {{"cross_adapter", true}, {"layer_norms", false}}),
+            5 * 6 * adapter);
+  // Biases: 4 of each attention's, fc1's and fc2's, the norms'.
+  EXPECT_EQ(count(*base, "bitfit", Json::object()),
+            6 * 768 * (3 * 4 + 2 * (4 + 1)) + (2 + 5 * 6) * 768);
+  EXPECT_EQ(count(*base, "bitfit", {{"terms", {"query", "intermediate"}}}),
+            6 * 768 * (3 + 2 * 4));
+  EXPECT_EQ(count(*base, "bitfit", {{"terms", {"output_layernorm"}}}),
+            5 * 6 * 768);
+  EXPECT_EQ(count(*base, "bitfit", {{"terms", {"attention_layernorm"}}}),
+            3 * 6 * 768);
+  EXPECT_EQ(count(*base, "full", Json::object()), 139420416);
+  EXPECT_EQ(count(*base, "fish_mask", mask(0.005)), 697102);
 }
 
 TEST(Counts, AdapterDrop) {

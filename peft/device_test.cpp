@@ -32,8 +32,8 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const MethodInfo& info : methods()) {
     for (const std::string model :
-         {"bert_classify", "gpt2_lm", "roberta_classify", "t5_tied",
-          "t5_gated"}) {
+         {"bart_text", "bert_classify", "gpt2_lm", "roberta_classify",
+          "t5_tied", "t5_gated"}) {
       if (info.id == "head" && !model.ends_with("classify")) continue;
       for (const bool bf16 : {false, true}) {
         out.push_back(

@@ -17,6 +17,20 @@ using Json = nlohmann::ordered_json;
 
 class Golden : public ::testing::TestWithParam<std::string> {};
 
+// For a key's bias; empty for other entries.
+std::string query_bias_beside(const std::string& name) {
+  constexpr std::pair<std::string_view, const char*> kBeside[] = {
+      {"self.key.bias", "self.query.bias"},
+      {".k.bias", ".q.bias"},
+      {".k_proj.bias", ".q_proj.bias"}};
+  for (const auto& [key, query] : kBeside) {
+    if (name.ends_with(key)) {
+      return name.substr(0, name.size() - key.size()) + query;
+    }
+  }
+  return {};
+}
+
 void expect_agreement(const std::string& golden_name) {
   const std::string folder = golden_path(golden_name);
   const Json about = testing::read_json(folder + "/adapter.json");
@@ -73,14 +87,9 @@ void expect_agreement(const std::string& golden_name) {
     const std::string& name = delta.entries()[i].name;
     const at::Tensor grad = delta.leaf(static_cast<int>(i)).grad();
     const at::Tensor want = golden.tensor("grad." + name);
-    const std::string key = name.ends_with("self.key.bias") ? "key.bias"
-                            : name.ends_with(".k.bias")     ? "k.bias"
-                                                            : "";
-    if (!key.empty()) {
+    if (const std::string query = query_bias_beside(name); !query.empty()) {
       // Softmax does not see it: zero but for rounding, on the scale of the
       // query's.
-      const std::string query = name.substr(0, name.size() - key.size()) +
-                                (key == "k.bias" ? "q.bias" : "query.bias");
       EXPECT_LT(grad.norm().item<double>(),
                 kGoldenTolerance *
                     golden.tensor("grad." + query).norm().item<double>())

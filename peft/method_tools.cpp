@@ -53,8 +53,10 @@ void check_patterns(std::string_view method, const Backbone& backbone,
 std::vector<int> query_value_sites(const Backbone& backbone,
                                    std::string_view method) {
   std::vector<std::string> usual = {"query", "value"};
-  if (backbone.config().architecture == "gpt2") usual = {"c_attn"};
-  if (backbone.config().architecture == "t5") usual = {"q", "v"};
+  const std::string& architecture = backbone.config().architecture;
+  if (architecture == "bart") usual = {"q_proj", "v_proj"};
+  if (architecture == "gpt2") usual = {"c_attn"};
+  if (architecture == "t5") usual = {"q", "v"};
   return match_linear_sites(backbone, usual, method);
 }
 
@@ -101,6 +103,7 @@ void declare_head(DeltaBuilder& builder, const Backbone& backbone) {
 bool is_layer_norm(std::string_view slot_name) {
   return slot_name.find("LayerNorm") != std::string_view::npos ||
          slot_name.find("layer_norm") != std::string_view::npos ||
+         slot_name.find("layernorm") != std::string_view::npos ||
          slot_name.find(".ln_") != std::string_view::npos;
 }
 

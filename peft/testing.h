@@ -124,6 +124,27 @@ inline std::unique_ptr<Backbone> count_gpt2(std::int64_t layers, std::int64_t d,
   return backbone;
 }
 
+// HF's bart-*.
+inline std::unique_ptr<Backbone> count_bart(std::int64_t layers,
+                                            std::int64_t d) {
+  CountSource source;
+  return make_bart(config_of({{"model_type", "bart"},
+                              {"d_model", d},
+                              {"encoder_layers", layers},
+                              {"decoder_layers", layers},
+                              {"encoder_attention_heads", d / 64},
+                              {"decoder_attention_heads", d / 64},
+                              {"encoder_ffn_dim", 4 * d},
+                              {"decoder_ffn_dim", 4 * d},
+                              {"vocab_size", 50265},
+                              {"max_position_embeddings", 1024},
+                              {"activation_function", "gelu"},
+                              {"pad_token_id", 1},
+                              {"eos_token_id", 2},
+                              {"decoder_start_token_id", 2}}),
+                   source);
+}
+
 inline Delta declare(Method& method, const Backbone& backbone,
                      const DeclareContext& context = {}) {
   DeltaBuilder builder;

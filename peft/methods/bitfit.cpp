@@ -33,17 +33,18 @@ constexpr Field kFields[] = {
 
 struct Term {
   const char* name;
-  const char* part;  // of a slot's name
+  std::vector<std::string> parts;  // of a slot's name: BERT's, BART's
 };
-constexpr Term kTerms[] = {
-    {"all", ".bias"},
-    {"query", "attention.self.query.bias"},
-    {"key", "attention.self.key.bias"},
-    {"value", "attention.self.value.bias"},
-    {"intermediate", "intermediate.dense.bias"},
-    {"output", "output.dense.bias"},
-    {"output_layernorm", "output.LayerNorm.bias"},
-    {"attention_layernorm", "attention.output.LayerNorm.bias"},
+const std::vector<Term> kTerms = {
+    {"all", {".bias"}},
+    {"query", {"attention.self.query.bias", ".q_proj.bias"}},
+    {"key", {"attention.self.key.bias", ".k_proj.bias"}},
+    {"value", {"attention.self.value.bias", ".v_proj.bias"}},
+    {"intermediate", {"intermediate.dense.bias", ".fc1.bias"}},
+    {"output", {"output.dense.bias", ".out_proj.bias", ".fc2.bias"}},
+    {"output_layernorm", {"output.LayerNorm.bias", "_layer_norm.bias"}},
+    {"attention_layernorm",
+     {"attention.output.LayerNorm.bias", "_attn_layer_norm.bias"}},
 };
 
 class AddedBias : public LinearAttachment {
@@ -67,12 +68,12 @@ class BitFit : public Method {
     std::vector<std::string> known;
     for (const Term& t : kTerms) known.emplace_back(t.name);
     for (const std::string& term : string_list(config_.at("terms"))) {
-      const auto it = std::find(known.begin(), known.end(), term);
-      if (it == known.end()) {
+      const auto it = std::ranges::find(kTerms, term, &Term::name);
+      if (it == kTerms.end()) {
         fail<UsageError>("bitfit: term '{}' is unknown; choose from: {}", term,
                          list_nearest_first(term, known));
       }
-      parts_.emplace_back(kTerms[it - known.begin()].part);
+      parts_.insert(parts_.end(), it->parts.begin(), it->parts.end());
     }
     if (parts_.empty()) fail<UsageError>("bitfit: terms is empty");
     if (add_missing_ && parts_ != std::vector<std::string>{".bias"}) {
@@ -139,7 +140,10 @@ class BitFit : public Method {
     const std::string& name = slot.name;
     if (slot.head || !name.ends_with(".bias")) return false;
     if (name.find("pooler") != std::string::npos) return pooler_;
-    if (exclude_key_ && name.ends_with("self.key.bias")) return false;
+    if (exclude_key_ &&
+        (name.ends_with("self.key.bias") || name.ends_with(".k_proj.bias"))) {
+      return false;
+    }
     return std::any_of(parts_.begin(), parts_.end(), [&](const auto& part) {
       return name.find(part) != std::string::npos;
     });

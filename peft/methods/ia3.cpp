@@ -6,7 +6,8 @@
 // The feed-forward vector scales what the second layer reads, as HF peft has
 // it; for T5 1.1 the reference code scales what the gate is multiplied with,
 // which is the same function. The default targets are the paper's (peft's for
-// BERT and GPT-2 also catch other layers). Entry names and shapes are peft's.
+// BERT and GPT-2 also catch other layers, for BART queries in place of keys).
+// Entry names and shapes are peft's.
 // Shapes: l [d_out, 1], or [1, d_in] for modules of feedforward_modules. Where
 // queries, keys and values are one projection (GPT-2's c_attn), the default is
 // l [2 d_out / 3, 1] for keys and values, the last two thirds of peft's vector,
@@ -71,11 +72,12 @@ std::vector<Target> usual_targets(const Backbone& backbone) {
     const std::string last = site.name.substr(site.name.rfind('.') + 1);
     const bool attention =
         site.role == Role::kSelfAttention || site.role == Role::kCrossAttention;
-    const bool key_or_value = attention && (last == "k" || last == "v" ||
-                                            last == "key" || last == "value");
+    const bool key_or_value =
+        attention && (last == "k" || last == "v" || last == "key" ||
+                      last == "value" || last == "k_proj" || last == "v_proj");
     const bool second = site.role == Role::kFeedForward &&
                         site.d_out == backbone.config().d_model &&
-                        (last == "wo" || last == "c_proj" ||
+                        (last == "wo" || last == "fc2" || last == "c_proj" ||
                          site.name.ends_with("output.dense"));
     const bool all_three = attention && site.fused == 3;
     if (key_or_value || second || all_three) {

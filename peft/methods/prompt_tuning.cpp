@@ -183,7 +183,7 @@ class PromptTuning : public Method {
         row.add_(table[token], 1.0 / static_cast<double>(tokens_[i].size()));
       }
     }
-    return p;
+    return p.mul_(backbone.config().embedding_scale);
   }
 
   Config config_;

@@ -21,13 +21,18 @@ from common import HERE, write_golden
 torch.set_num_threads(1)  # the same bits whenever it is re-made
 
 
+KINDS = {
+    "bart": transformers.BartForConditionalGeneration,
+    "bert": transformers.BertForSequenceClassification,
+    "gpt2": transformers.GPT2LMHeadModel,
+    "roberta": transformers.RobertaForSequenceClassification,
+    "t5": transformers.T5ForConditionalGeneration,
+}
+
+
 def load(name):
     """The model of a folder in evaluation mode, and its batch."""
-    kind = {
-        "bert": transformers.BertForSequenceClassification,
-        "gpt2": transformers.GPT2LMHeadModel,
-        "t5": transformers.T5ForConditionalGeneration,
-    }[name.split("_")[0]]
+    kind = KINDS[name.split("_")[0]]
     model = kind.from_pretrained(HERE / name, attn_implementation="eager")
     golden = load_file(HERE / name / "golden.safetensors")
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")

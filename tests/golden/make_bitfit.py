@@ -1,4 +1,5 @@
-"""Golden data of BitFit: by name on BERT and GPT-2; on T5, vectors that a hook adds to
+"""Golden data of BitFit: by name on BART, BERT and GPT-2; on T5, vectors that a
+hook adds to
 the output of every linear layer but the head."""
 
 import torch
@@ -6,14 +7,14 @@ import torch
 from common_peft import contract, load, noise, run, run_lm, write
 
 
-def bert(name, config, chosen):
-    model, batch = load("bert_classify")
+def by_name(name, model_name, config, chosen):
+    model, batch = load(model_name)
     trained = {}
     for key, p in model.named_parameters():
         head = key.startswith("classifier")
         if head or (key.endswith(".bias") and chosen(key)):
             trained[key] = p.requires_grad_(True)
-    write(name, "bert_classify", "bitfit", config, run(model, batch), trained)
+    write(name, model_name, "bitfit", config, run(model, batch), trained)
 
 
 def gpt2(name):
@@ -38,9 +39,11 @@ def t5(name):
     write(name, "t5_tied", "bitfit", config, run(model, batch), trained)
 
 
-bert("bitfit_bert", {}, lambda key: True)
-bert(
+by_name("bitfit_bart", "bart_text", {}, lambda key: True)
+by_name("bitfit_bert", "bert_classify", {}, lambda key: True)
+by_name(
     "bitfit_bert_terms",
+    "bert_classify",
     {"terms": ["query", "intermediate"]},
     lambda key: any(
         part in key for part in ("self.query", "intermediate", "pooler")

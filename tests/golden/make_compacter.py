@@ -7,7 +7,13 @@ PHM adapters: A and B_i of each map's own."""
 import torch
 
 from common_peft import contract, load, noise, run, run_lm, write
-from make_houlsby import TANH_GELU, gpt2_sublayers, train
+from make_houlsby import (
+    TANH_GELU,
+    bart_outputs,
+    gpt2_sublayers,
+    is_bart_norm,
+    train,
+)
 
 
 class Maps:
@@ -83,6 +89,19 @@ def gpt2(name, method, config, n, rank, shared):
     write(name, "gpt2_lm", method, config, run_lm(model, batch), trained)
 
 
+def bart(name, method, config, n, rank, shared):
+    model, batch = load("bart_text")
+    trained = {}
+    maps = Maps(torch.Generator().manual_seed(24), trained, n, rank, shared)
+    for site, module in bart_outputs(model, cross=False):
+        f = maps.adapter(site, 16, 4)
+        module.register_forward_hook(lambda mod, x, u, f=f: f(u))
+    train(model, trained, is_bart_norm)
+    write(name, "bart_text", method, config, run(model, batch), trained)
+
+
+bart("compacter_bart", "compacter", {"bottleneck": 4}, 4, 1, True)
+bart("phm_adapter_bart", "phm_adapter", {"bottleneck": 4}, 4, 0, False)
 t5("compacter_t5", "compacter", {"bottleneck": 4}, 4, 1, True, False)
 t5(
     "compacter_t5_feed_forward",

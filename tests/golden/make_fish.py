@@ -94,6 +94,7 @@ def make(name, model_name, density, true_fisher=False, exclude=()):
     write(name, model_name, "fish_mask", config, logits, trained, more)
 
 
+make("fish_bart", "bart_text", 0.02)
 make("fish_bert", "bert_classify", 0.05)
 make("fish_bert_true", "bert_classify", 0.05, true_fisher=True)
 make("fish_bert_exclude", "bert_classify", 0.03, exclude=["pooler", "LayerNorm"])

@@ -54,6 +54,39 @@ def bert(name, m):
     write(name, "bert_classify", "houlsby", {"bottleneck": m}, logits, trained)
 
 
+def bart_outputs(model, cross):
+    """(site, module): u is what the module returns, the last matrix of a
+    sublayer; dropout is the identity here."""
+    places = {
+        "self_attn.out_proj": "attention_adapters",
+        "fc2": "output_adapters",
+    }
+    if cross:
+        places["encoder_attn.out_proj"] = "cross_attention_adapters"
+    for key, module in model.named_modules():
+        for end, site in places.items():
+            if key.endswith(end):
+                yield key.removesuffix(end) + site, module
+
+
+def is_bart_norm(key):
+    return "layer_norm" in key or "layernorm_embedding" in key
+
+
+def bart(name):
+    model, batch = load("bart_text")
+    g = torch.Generator().manual_seed(21)
+    trained = {}
+    for site, module in bart_outputs(model, cross=True):
+        t = list(tensors(site, 16, 3, g, trained))
+        module.register_forward_hook(
+            lambda mod, x, u, t=t: u + adapter(u, t, GELU)
+        )
+    train(model, trained, is_bart_norm)
+    config = {"bottleneck": 3, "cross_adapter": True}
+    write(name, "bart_text", "houlsby", config, run(model, batch), trained)
+
+
 def t5(name, cross):
     model, batch = load("t5_gated")
     g = torch.Generator().manual_seed(6)
@@ -101,6 +134,7 @@ def gpt2(name, m):
 
 
 if __name__ == "__main__":
+    bart("houlsby_bart")
     bert("houlsby_bert", 5)
     gpt2("houlsby_gpt2", 5)
     t5("houlsby_t5", cross=False)

@@ -1,9 +1,10 @@
-"""Golden data of (IA)^3: HF peft on tiny BERT, GPT-2 and T5 models, all vectors
-random.
+"""Golden data of (IA)^3: HF peft on tiny BART, BERT, GPT-2 and T5 models, all
+vectors random.
 
-On BERT peft's own defaults catch more than the paper's layers; regular
-expressions name those. On GPT-2 they scale queries too, which are the first
-third of c_attn: ia3_gpt2 leaves these at 1, ia3_gpt2_peft does not."""
+On BERT peft's own defaults catch more than the paper's layers, on BART queries
+in place of keys; what is asked for are the paper's. On GPT-2 they scale queries
+too, which are the first third of c_attn: ia3_gpt2 leaves these at 1,
+ia3_gpt2_peft does not."""
 
 import peft
 import torch
@@ -45,6 +46,14 @@ make(
     target_modules=r".*\.(key|value|layer\.\d+\.output\.dense)",
     feedforward_modules=r".*layer\.\d+\.output\.dense",
     task_type="SEQ_CLS",
+)
+make(
+    "ia3_bart",
+    "bart_text",
+    {},
+    target_modules=["k_proj", "v_proj", "fc2"],
+    feedforward_modules=["fc2"],
+    task_type="SEQ_2_SEQ_LM",
 )
 make("ia3_t5", "t5_tied", {}, task_type="SEQ_2_SEQ_LM")
 make(

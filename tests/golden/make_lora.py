@@ -1,4 +1,5 @@
-"""Golden data of LoRA: HF peft on tiny BERT, GPT-2 and T5 models, all factors random.
+"""Golden data of LoRA: HF peft on tiny BART, BERT, GPT-2 and T5 models, all
+factors random.
 
 The factors are small enough that attention does not saturate: fp32 gradients
 are then well within the tests' tolerance (gradients in fp64 tell)."""
@@ -57,6 +58,14 @@ make(
     rank_pattern={"layer.1.attention.self.key": 2},
     alpha_pattern={"intermediate.dense": 9},
     task_type="SEQ_CLS",
+)
+make(
+    "lora_bart",
+    "bart_text",
+    {"r": 3, "alpha": 5},
+    r=3,
+    lora_alpha=5,
+    task_type="SEQ_2_SEQ_LM",
 )
 make(
     "lora_t5",

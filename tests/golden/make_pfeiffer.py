@@ -37,6 +37,26 @@ def bert(name):
     write(name, "bert_classify", "pfeiffer", config, logits, trained)
 
 
+def bart(name):
+    model, batch = load("bart_text")
+    g = torch.Generator().manual_seed(22)
+    trained = {}
+    for key, norm in model.named_modules():
+        if not key.endswith("final_layer_norm"):
+            continue
+        site = key.removesuffix("final_layer_norm") + "output_adapters"
+        t = list(tensors(site, 16, 4, g, trained))
+        own = norm.forward  # of x + u
+
+        def forward(total, own=own, t=t):
+            return own(total + adapter(own(total), t, RELU))
+
+        norm.forward = forward
+    config = {"bottleneck": 4}
+    logits = run(model, batch)
+    write(name, "bart_text", "pfeiffer", config, logits, trained)
+
+
 def t5(name):
     model, batch = load("t5_tied")
     g = torch.Generator().manual_seed(8)
@@ -78,6 +98,7 @@ def gpt2(name):
     write(name, "gpt2_lm", "pfeiffer", config, logits, trained)
 
 
+bart("pfeiffer_bart")
 bert("pfeiffer_bert")
 t5("pfeiffer_t5")
 gpt2("pfeiffer_gpt2")

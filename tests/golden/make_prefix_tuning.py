@@ -10,8 +10,10 @@ checked here."""
 
 import peft
 import torch
+import transformers.models.bart.modeling_bart as hf_bart
 import transformers.models.bert.modeling_bert as hf_bert
 import transformers.models.gpt2.modeling_gpt2 as hf_gpt2
+import transformers.models.roberta.modeling_roberta as hf_roberta
 import transformers.models.t5.modeling_t5 as hf_t5
 
 from common_peft import contract, load, noise, run, run_lm, write
@@ -37,8 +39,8 @@ def attend(module, q, k, v, mask, scaling=None, position_bias=None, **_):
 
 
 plain = hf_gpt2.eager_attention_forward
-hf_bert.eager_attention_forward = hf_t5.eager_attention_forward = attend
-hf_gpt2.eager_attention_forward = attend
+for hf in (hf_bart, hf_bert, hf_gpt2, hf_roberta, hf_t5):
+    hf.eager_attention_forward = attend
 
 
 def attentions(model):
@@ -54,6 +56,11 @@ def attentions(model):
         if parts[-1] == "SelfAttention":
             group = "encoder" if parts[0] == "encoder" else "self"
             yield module, group, int(parts[2])
+        if parts[-1] == "encoder_attn":
+            yield module, "cross", int(parts[3])
+        if parts[-1] == "self_attn":
+            group = "encoder" if parts[1] == "encoder" else "self"
+            yield module, group, int(parts[3])
 
 
 def check_with_peft(model, batch, trained, logits):
@@ -79,11 +86,7 @@ def check_with_peft(model, batch, trained, logits):
     torch.testing.assert_close(logits, theirs * seen)
 
 
-def make(name, model_name, d, width, config, seed, bottleneck=None):
-    model, batch = load(model_name)
-    g = torch.Generator().manual_seed(seed)
-    trained = {}
-
+def attach(model, d, width, g, trained, bottleneck=None):
     def tensor(key, *shape):
         if key not in trained:
             trained[key] = noise(shape, g, 0.4).requires_grad_(True)
@@ -107,6 +110,13 @@ def make(name, model_name, d, width, config, seed, bottleneck=None):
             return ((e @ w1.T + b1).tanh() @ w2.T + b2).chunk(2, 1)
 
         module.prefix = prefix
+
+
+def make(name, model_name, d, width, config, seed, bottleneck=None):
+    model, batch = load(model_name)
+    g = torch.Generator().manual_seed(seed)
+    trained = {}
+    attach(model, d, width, g, trained, bottleneck)
     for key, p in model.named_parameters():
         if key.startswith("classifier"):
             trained[key] = p.requires_grad_(True)
@@ -119,16 +129,21 @@ def make(name, model_name, d, width, config, seed, bottleneck=None):
 
 
 DIRECT = {"length": LENGTH, "reparametrise": False}
-make("prefix_tuning_t5", "t5_tied", 20, 21, DIRECT, 13)
-make("prefix_tuning_bert", "bert_classify", 24, 24, DIRECT, 14)
-make(
-    "prefix_tuning_t5_computed",
-    "t5_gated",
-    20,
-    21,
-    {"length": LENGTH, "bottleneck": 5},
-    15,
-    5,
-)
-make("prefix_tuning_gpt2", "gpt2_lm", 24, 24, DIRECT, 16)
-contract("prefix_tuning_bert", {"length": 3, "bottleneck": 6}, start="another")
+
+if __name__ == "__main__":
+    make("prefix_tuning_bart", "bart_text", 16, 16, DIRECT, 25)
+    make("prefix_tuning_t5", "t5_tied", 20, 21, DIRECT, 13)
+    make("prefix_tuning_bert", "bert_classify", 24, 24, DIRECT, 14)
+    make(
+        "prefix_tuning_t5_computed",
+        "t5_gated",
+        20,
+        21,
+        {"length": LENGTH, "bottleneck": 5},
+        15,
+        5,
+    )
+    make("prefix_tuning_gpt2", "gpt2_lm", 24, 24, DIRECT, 16)
+    contract(
+        "prefix_tuning_bert", {"length": 3, "bottleneck": 6}, start="another"
+    )

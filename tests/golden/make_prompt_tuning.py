@@ -1,7 +1,7 @@
 """Golden data of prompt tuning, by the formula on HF's embeddings.
 
-On GPT-2 and T5 the vectors stand before each sequence's first token, on BERT
-behind it,
+On BART, GPT-2 and T5 the vectors stand before each sequence's first token, on
+BERT behind it,
 since the pooler reads it. HF peft puts them in front of the padding: the same
 where there is none on the left, which is checked here."""
 
@@ -53,11 +53,12 @@ def check_with_peft(model, batch, prompt, logits, task_type):
     torch.testing.assert_close(logits[rows], theirs[rows])
 
 
-def t5(name, model_name):
+def encoder_decoder(name, model_name):
     model, batch = load(model_name)
-    prompt = noise((LENGTH, 20), torch.Generator().manual_seed(11), 0.5)
+    shape = (LENGTH, model.config.d_model)
+    prompt = noise(shape, torch.Generator().manual_seed(11), 0.5)
     prompt.requires_grad_(True)
-    words = model.shared(batch["input_ids"])
+    words = model.get_input_embeddings()(batch["input_ids"])
     logits = run(model, longer(words, prompt, batch, 0))
     trained = {"prompt_embeddings": prompt}
     config = {"length": LENGTH}
@@ -97,7 +98,8 @@ def bert(name):
     write(name, "bert_classify", "prompt_tuning", config, logits, trained)
 
 
-t5("prompt_tuning_t5", "t5_tied")
+encoder_decoder("prompt_tuning_bart", "bart_text")
+encoder_decoder("prompt_tuning_t5", "t5_tied")
 bert("prompt_tuning_bert")
 gpt2("prompt_tuning_gpt2")
 contract("prompt_tuning_bert", {"length": 3}, start="another")

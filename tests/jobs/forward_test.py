@@ -185,6 +185,10 @@ class Adapter(Case):
                      rank_pattern={"layer.1.attention.self.key": 2},
                      alpha_pattern={"intermediate.dense": 9})
 
+    def test_lora_bart(self):
+        self.compare("lora_bart", "bart_text", "SEQ_2_SEQ_LM", r=3,
+                     lora_alpha=5, target_modules=["q_proj", "v_proj"])
+
     def test_lora_t5(self):
         self.compare("lora_t5", "t5_tied", "SEQ_2_SEQ_LM", r=5, lora_alpha=7,
                      target_modules=["q", "v"])
