@@ -27,7 +27,7 @@ std::vector<Case> cases() {
       out.push_back({std::string(info.id), model});
     }
   }
-  for (const char* method : {"fish_mask", "lora"}) {
+  for (const char* method : {"fish_mask", "lora", "mam"}) {
     out.push_back({method, "bart"});
   }
   return out;

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -178,6 +179,9 @@ class DeltaBuilder {
   void constant(std::string name, at::Tensor tensor);
   void buffer(std::string name, at::Tensor tensor, BufferRule rule);
   void method_config(std::string json);
+  // What `declare` declares are parts of the method whose config was stated
+  // last: the configs that they state are not the delta's.
+  void parts(const std::function<void()>& declare);
   bool trains(std::string_view target) const;  // some entry has this target
   Delta build();                               // leaves the builder empty
 
@@ -189,6 +193,7 @@ class DeltaBuilder {
   std::vector<std::size_t> owners_;  // of each entry: configs stated before it
   std::unordered_map<std::string, int> by_name_, by_target_;
   std::int64_t size_ = 0;
+  bool in_parts_ = false;
 };
 
 // Bytes of the weights that masked entries are written into: pages that turn

@@ -131,7 +131,14 @@ void DeltaBuilder::buffer(std::string name, at::Tensor tensor,
 }
 
 void DeltaBuilder::method_config(std::string json) {
-  delta_.method_configs_.push_back(std::move(json));
+  if (!in_parts_) delta_.method_configs_.push_back(std::move(json));
+}
+
+void DeltaBuilder::parts(const std::function<void()>& declare) {
+  THINWIRE_ASSERT(!delta_.method_configs_.empty(), "parts of no method");
+  in_parts_ = true;
+  declare();
+  in_parts_ = false;
 }
 
 bool DeltaBuilder::trains(std::string_view target) const {

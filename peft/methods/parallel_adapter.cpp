@@ -1,8 +1,7 @@
 // Parallel adapters: a bottleneck beside the feed-forward sublayer; u becomes
 // u + s f(x). s = 1: parallel; s = 4 (2 on RoBERTa): scaled parallel.
 // He et al. 2022, "Towards a unified view of parameter-efficient transfer
-// learning", secs. 3.3 and 4.6. MAM adapters are these with prefix tuning, two
-// methods of one run (configs/mam.yaml).
+// learning", secs. 3.3 and 4.6. With prefixes: mam.cpp.
 // Reads the residual stream, as the reference code does: post-norm models'
 // sublayers read it too, pre-norm models' (T5, GPT-2) read its norm. Step 0
 // equals the backbone.
