@@ -42,7 +42,7 @@ std::unique_ptr<Backbone> model_of(const std::string& name, std::int64_t eos,
   const std::string folder = golden_path(name);
   ModelConfig config = read_model_config(folder);
   config.eos_id = eos;
-  auto backbone = make_t5(config, *open_hf_folder(folder, "transformer"));
+  auto backbone = make_backbone(config, *open_weights(folder, config));
   backbone->attach(backbone->find_site(SiteKind::kLinear, "lm_head"),
                    std::make_shared<Sharpen>(sharpen, config.vocab_size));
   return backbone;

@@ -1,4 +1,4 @@
-"""Golden text: HF's generate() on the models of make_t5.py.
+"""Golden text: HF's generate() on the models of make_bart.py and make_t5.py.
 
 Random models repeat one token and seldom end, so each case lets some of the
 model's favourite tokens end a text, and sharpens the distributions by a factor
@@ -18,7 +18,9 @@ INPUTS = (5, 1, 9, 3, 12, 7, 2, 4)
 
 
 def load(name, sharpen):
-    model = transformers.T5ForConditionalGeneration.from_pretrained(
+    kind = (transformers.BartForConditionalGeneration if name.startswith("bart")
+            else transformers.T5ForConditionalGeneration)
+    model = kind.from_pretrained(
         HERE / name, attn_implementation="eager").eval()
     with torch.no_grad():
         # A parameter of its own: the embeddings stay as they are.
@@ -69,6 +71,9 @@ def cases():
     ):
         yield case("t5_tied", 15, sharpen=2.0, **how)
         yield case("t5_gated", 31, sharpen=0.5, **how)
+    for how in ({}, {"num_beams": 3}, {"num_beams": 4, "length_penalty": 2.0}):
+        yield case("bart_bare", 23, **how)
+        yield case("bart_text", 36, sharpen=0.3, **how)
 
 
 def kept(logits, temperature, top_k, top_p):
