@@ -308,16 +308,22 @@ ModelConfig read_model_config(const std::string& path) {
   std::ostringstream text;
   text << in.rdbuf();
 
-  ModelConfig config;
+  json raw;
   try {
-    config.raw = json::parse(text.str());
+    raw = json::parse(text.str());
   } catch (const json::exception& e) {
     fail<UsageError>("{}: not valid JSON: {}", file.string(), e.what());
   }
+  return parse_model_config(std::move(raw), file.string());
+}
+
+ModelConfig parse_model_config(json raw, const std::string& where) {
+  ModelConfig config;
+  config.raw = std::move(raw);
   if (!config.raw.is_object()) {
-    fail<UsageError>("{}: not a JSON object", file.string());
+    fail<UsageError>("{}: not a JSON object", where);
   }
-  const Reader reader(file.string(), config.raw);
+  const Reader reader(where, config.raw);
   if (!reader.has("model_type")) reader.missing("model_type");
   config.architecture = reader.text("model_type", "");
   std::vector<std::string> known;
@@ -333,7 +339,7 @@ ModelConfig read_model_config(const std::string& path) {
     return config;
   }
   fail<UsageError>("{}: model_type '{}' is unknown; choose one of: {}",
-                   file.string(), config.architecture,
+                   where, config.architecture,
                    list_nearest_first(config.architecture, known));
 }
 

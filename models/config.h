@@ -49,5 +49,7 @@ struct ModelConfig {
 // the file, the key, its value and what would be right (an unknown model_type
 // lists the known ones), IoError if it cannot be read.
 ModelConfig read_model_config(const std::string& path);
+// The same of what such a file holds; `where` stands for the file in messages.
+ModelConfig parse_model_config(nlohmann::json raw, const std::string& where);
 
 }  // namespace thinwire

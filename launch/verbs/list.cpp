@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "launch/job.h"
+#include "launch/method_matrix.h"
 #include "launch/report.h"
 #include "launch/verbs/verbs.h"
 
@@ -56,6 +57,10 @@ int run(const Arguments& arguments, Communicator& comm) {
   for (const Listing& listing : kListings) {
     if (!what.empty() && what != listing.name) continue;
     text += (text.empty() ? "" : "\n") + format_table(listing.rows());
+    if (what == "methods") {
+      text += "\nbackbones they work on, by their defaults or with a flag:\n" +
+              format_table(method_matrix());
+    }
   }
   if (text.empty()) {
     fail<UsageError>(

@@ -1,0 +1,44 @@
+#include "launch/method_matrix.h"
+
+#include <gtest/gtest.h>
+
+namespace thinwire {
+namespace {
+
+std::string cell(const std::vector<std::vector<std::string>>& rows,
+                 const std::string& method, const std::string& model) {
+  for (std::size_t column = 1; column < rows[0].size(); ++column) {
+    if (rows[0][column] != model) continue;
+    for (const auto& row : rows) {
+      if (row[0] == method) return row[column];
+    }
+  }
+  return "none such";
+}
+
+TEST(MethodMatrix, HasEveryMethodAndBackbone) {
+  const auto rows = method_matrix();
+  EXPECT_EQ(rows.size(), methods().size() + 1);
+  for (const auto& row : rows) {
+    EXPECT_EQ(row.size(), backbone_names().size() + 1) << row[0];
+  }
+}
+
+TEST(MethodMatrix, SaysWhatFits) {
+  const auto rows = method_matrix();
+  for (const std::string& model : backbone_names()) {
+    for (const char* method :
+         {"compacter", "fish_mask", "full", "houlsby", "ia3", "lora",
+          "parallel_adapter", "pfeiffer", "phm_adapter", "prefix_tuning",
+          "prompt_tuning", "vera"}) {
+      EXPECT_EQ(cell(rows, method, model), "yes") << method << " " << model;
+    }
+  }
+  EXPECT_EQ(cell(rows, "bitfit", "bert"), "yes");
+  EXPECT_EQ(cell(rows, "bitfit", "t5"), "with add_missing");
+  EXPECT_EQ(cell(rows, "head", "roberta"), "yes");
+  EXPECT_EQ(cell(rows, "head", "t5"), "-");
+}
+
+}  // namespace
+}  // namespace thinwire
