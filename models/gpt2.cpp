@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "models/architectures.h"
 #include "models/embedded_stream.h"
+#include "models/kv_cache.h"
 #include "ops/attention.h"
 #include "ops/block_steps.h"
 #include "ops/reference.h"
@@ -231,6 +232,7 @@ class Gpt2 : public Backbone {
     in.heads = config_.heads;
     in.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
     std::tie(in.extra_k, in.extra_v) = extra_keys_values(b.attention, ctx);
+    if (ctx.cache != nullptr) ctx.cache->attend_self(b.attention, in);
     if (ctx.training) in.dropout = config_.attention_dropout;
     in.key = ctx.dropout_key(b.weights_dropout);
     return residual(b.attend, std::move(x), input,
