@@ -34,7 +34,7 @@ def with_peft(path, adapter):
 
     with warnings.catch_warnings():
         # Of missing keys peft only warns.
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*missing adapter keys")
         return peft.PeftModel.from_pretrained(bare(path), adapter)
 
 
