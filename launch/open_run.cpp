@@ -72,22 +72,6 @@ void apply_settings(const RunConfig& config) {
   set_reference_ops(config.reference_ops);
 }
 
-std::string find_delta(const std::string& path) {
-  if (!fs::is_directory(path)) return path;
-  for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
-    const fs::path file = fs::path(path) / name;
-    if (fs::exists(file)) return file.string();
-  }
-  std::vector<std::string> skipped;
-  if (const auto newest = newest_checkpoint(
-          (fs::path(path) / "checkpoints").string(), &skipped)) {
-    return (fs::path(*newest) / "delta.safetensors").string();
-  }
-  fail<UsageError>(
-      "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
-      path);
-}
-
 }  // namespace
 
 std::shared_ptr<const ShardFolder> open_data(const std::string& path,
@@ -125,6 +109,22 @@ OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
   run.task->add_head(*run.backbone, *source);
   run.methods = make_methods(run.config);
   return run;
+}
+
+std::string find_delta(const std::string& path) {
+  if (!fs::is_directory(path)) return path;
+  for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
+    const fs::path file = fs::path(path) / name;
+    if (fs::exists(file)) return file.string();
+  }
+  std::vector<std::string> skipped;
+  if (const auto newest = newest_checkpoint(
+          (fs::path(path) / "checkpoints").string(), &skipped)) {
+    return (fs::path(*newest) / "delta.safetensors").string();
+  }
+  fail<UsageError>(
+      "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
+      path);
 }
 
 Delta attach_saved_delta(OpenRun& run, const std::string& path,

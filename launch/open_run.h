@@ -42,6 +42,10 @@ std::shared_ptr<const ShardFolder> open_data(const std::string& path,
                                              const RunConfig& config,
                                              const Backbone& backbone);
 
+// The file of a delta: `path` itself, of a checkpoint folder, or of a run folder
+// (its best/, else its newest checkpoint). Throws UsageError.
+std::string find_delta(const std::string& path);
+
 // A delta from a file, a checkpoint folder, a run folder (its best/, else its
 // newest checkpoint) or, when `path` is empty, from the config's run folder;
 // checked against the run's backbone and attached to it. Its path goes to

@@ -18,8 +18,9 @@ std::vector<std::string> Arguments::all(const std::string& name) const {
 
 std::span<const Verb* const> verbs() {
   static constexpr const Verb* kVerbs[] = {
-      &kTrainVerb,   &kEvalVerb, &kPredictVerb, &kMaskVerb, &kForwardVerb,
-      &kInspectVerb, &kDataVerb, &kBenchVerb,   &kListVerb, &kEnvVerb,
+      &kTrainVerb,   &kEvalVerb,  &kPredictVerb, &kMaskVerb,   &kForwardVerb,
+      &kInspectVerb, &kMergeVerb, &kExportVerb,  &kImportVerb, &kDeltaVerb,
+      &kDataVerb,    &kBenchVerb, &kListVerb,    &kEnvVerb,
   };
   return kVerbs;
 }

@@ -267,12 +267,16 @@ at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,
     return embeddings;
   }
   for (const auto& a : at_site(site).embedding) {
-    const at::Tensor vectors = a->vectors(embeddings, ctx);
-    const std::int64_t n = a->rows(), at = a->insert_at();
-    THINWIRE_ASSERT(vectors.size(-2) == n, "{} vectors, {} rows announced",
-                    vectors.size(-2), n);
-    embeddings = insert_into(embeddings, vectors, stream.layout, at);
-    stream.insert(n, at);
+    if (const std::int64_t n = a->rows(); n > 0) {
+      const at::Tensor vectors = a->vectors(embeddings, ctx);
+      const std::int64_t at = a->insert_at();
+      THINWIRE_ASSERT(vectors.size(-2) == n, "{} vectors, {} rows announced",
+                      vectors.size(-2), n);
+      embeddings = insert_into(embeddings, vectors, stream.layout, at);
+      stream.insert(n, at);
+    }
+    if (a->free_positions() > 0) stream.shift(a->free_positions());
+    if (a->pools_first_row()) stream.pool_first_row();
     ctx.layout = &stream.layout;
   }
   if (ctx.cache != nullptr) ctx.cache->begin(stream.layout);

@@ -46,8 +46,9 @@ struct BackboneInput {
 
 // Hidden states [T', d] of the last stack, after its final norm (and dropout);
 // T' counts inserted rows. `layout` describes them; `first_rows` int64 [B] is
-// each sequence's first real token (CLS); `token_rows` int64 [T] the rows of
-// the input's tokens, undefined when nothing was inserted.
+// what pooling reads, each sequence's first real token (CLS) unless an
+// attachment says otherwise; `token_rows` int64 [T] the rows of the input's
+// tokens, undefined when nothing was inserted.
 struct BackboneOutput {
   at::Tensor hidden;
   Layout layout;

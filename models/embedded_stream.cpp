@@ -27,13 +27,20 @@ void EmbeddedStream::insert(std::int64_t n, std::int64_t at) {
   layout = insert_rows(layout, n, at);
 }
 
+void EmbeddedStream::shift(std::int64_t n) {
+  layout.positions = layout.positions.add(n);
+  layout.contiguous_positions = false;
+}
+
 at::Tensor EmbeddedStream::token_rows() const {
   return rows_.empty() ? at::Tensor() : at::tensor(rows_, at::kLong);
 }
 
 at::Tensor EmbeddedStream::first_rows() const {
   std::vector<std::int64_t> first = first_;
-  if (!rows_.empty()) {
+  if (pools_first_row_) {
+    first.assign(layout.offsets.begin(), layout.offsets.end() - 1);
+  } else if (!rows_.empty()) {
     for (auto& row : first) row = rows_[static_cast<std::size_t>(row)];
   }
   return at::tensor(first, at::kLong);

@@ -8,9 +8,8 @@
 #include "models/safetensors.h"
 
 namespace thinwire {
-namespace {
 
-nlohmann::json config_of(const Backbone& backbone) {
+nlohmann::json hf_config(const Backbone& backbone) {
   nlohmann::json config = backbone.config().raw;
   config.erase("torch_dtype");
   config["dtype"] = "float32";
@@ -42,8 +41,6 @@ nlohmann::json config_of(const Backbone& backbone) {
   return config;
 }
 
-}  // namespace
-
 void save_hf_folder(const Backbone& backbone, const std::string& folder,
                     const std::vector<std::pair<int, at::Tensor>>& merged) {
   std::error_code error;
@@ -64,7 +61,7 @@ void save_hf_folder(const Backbone& backbone, const std::string& folder,
   const std::filesystem::path path = folder;
   write_safetensors((path / "model.safetensors").string(), tensors);
   AtomicFile config((path / "config.json").string());
-  const std::string text = config_of(backbone).dump(2) + "\n";
+  const std::string text = hf_config(backbone).dump(2) + "\n";
   config.write(text.data(), text.size());
   config.publish();
 }

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,8 +12,11 @@
 
 namespace thinwire {
 
-// config.json as it was read (dtype and, with a classification head, its
-// labels set right) and model.safetensors, fp32, by HF's on-disk names: what
+// config.json as it was read, of fp32 and, with a classification head, of its
+// class and labels.
+nlohmann::json hf_config(const Backbone& backbone);
+
+// hf_config() and model.safetensors, fp32, by HF's on-disk names: what
 // every slot holds now, frozen or trained; `merged` holds (slot, tensor) pairs
 // that take the place of their slots (Method::merge). Makes the folder if need
 // be; either file is whole or as it was. Throws IoError.

@@ -113,12 +113,19 @@ class AttentionAttachment {
 
 // n vectors put into every sequence's embeddings: [B, n, d] or [n, d], before
 // row insert_at() (0: in front, 1: after CLS). The model shifts positions,
-// masks, labels, pooling and cross-attention itself.
+// masks, labels, pooling and cross-attention itself. With n = 0 vectors() is
+// not asked.
 class EmbeddingAttachment {
  public:
   virtual ~EmbeddingAttachment() = default;
   virtual std::int64_t rows() const = 0;
   virtual std::int64_t insert_at() const { return 0; }
+  // Positions that stay free in front of each sequence, for what attention sees
+  // there and the stream does not hold.
+  virtual std::int64_t free_positions() const { return 0; }
+  // Pooling reads the sequence's first row, whatever it holds, and no longer
+  // its first token.
+  virtual bool pools_first_row() const { return false; }
   virtual at::Tensor vectors(const at::Tensor& embeddings,
                              const ForwardContext&) = 0;
 };

@@ -118,7 +118,7 @@ class AdapterMethod : public Method {
         cross_(flag("cross_adapter")),
         learn_scaling_(flag("learn_scaling")),
         drop_first_(config_.at("drop_first").get<std::int64_t>()),
-        is_{preset.input,
+        is_{normed_input() ? AdapterInput::kNormedSum : preset.input,
             find_activation(preset.id,
                             config_.at("non_linearity").get<std::string>()),
             number("scaling"), number("dropout"),
@@ -191,6 +191,9 @@ class AdapterMethod : public Method {
  private:
   bool flag(const char* key) const { return config_.at(key).get<bool>(); }
   double number(const char* key) const { return config_.at(key).get<double>(); }
+  bool normed_input() const {
+    return preset_.hypercomplex && flag("normed_input");
+  }
 
   void require(bool right, const char* key, const char* what) const {
     if (right) return;

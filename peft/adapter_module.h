@@ -69,7 +69,7 @@ constexpr std::array<Field, 2> matrix_fields(std::string_view init,
 }
 
 // Of hypercomplex ones.
-constexpr std::array<Field, 3> hypercomplex_fields(std::string_view n,
+constexpr std::array<Field, 4> hypercomplex_fields(std::string_view n,
                                                    std::string_view rank,
                                                    std::string_view shared) {
   return {{
@@ -79,6 +79,8 @@ constexpr std::array<Field, 3> hypercomplex_fields(std::string_view n,
        "of their second factors; 0: these are whole"},
       {"shared_rule", FieldType::kBool, shared,
        "one set of first factors for the whole model"},
+      {"normed_input", FieldType::kBool, "false",
+       "reads norm(x + u) as Pfeiffer's adapters do: AdapterHub's compacter++"},
   }};
 }
 

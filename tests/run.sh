@@ -6,7 +6,11 @@
 #     --long   also kill storms over many seeds, and the sanitizer build
 #   THINWIRE_PRESET=release|ci|…       build to test (default release)
 #   THINWIRE_GOLDEN_PYTHON=PYTHON      has transformers and peft: two golden
-#                                      makers run again
+#                                      makers run again, peft reads what is
+#                                      exported
+#   THINWIRE_ADAPTERHUB_PYTHON=PYTHON  has `adapters`, which does the same
+#   THINWIRE_ORACLES=1                 makes both out of .venv where they are
+#                                      not given (tests/harness/oracle.py)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
@@ -26,6 +30,14 @@ began=$SECONDS
 bash launch/setup.sh || { status=$?; echo '0 passed, 1 failed, 0 skipped'
                           exit "$status"; }
 build_seconds=$((SECONDS - began))
+
+if [[ -n ${THINWIRE_ORACLES:-} ]]; then
+  # Without them, and without a network to fetch them by, tests are skipped.
+  : "${THINWIRE_GOLDEN_PYTHON=$(.venv/bin/python tests/harness/oracle.py peft)}"
+  : "${THINWIRE_ADAPTERHUB_PYTHON=$(
+    .venv/bin/python tests/harness/oracle.py adapterhub)}"
+  export THINWIRE_GOLDEN_PYTHON THINWIRE_ADAPTERHUB_PYTHON
+fi
 
 began=$SECONDS
 log=build/$THINWIRE_PRESET/tests.log

@@ -2,86 +2,26 @@
 // implementation. Names in and out are those of Hugging Face.
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "dist/declare.h"
-#include "launch/config_fields.h"
+#include "launch/adapted_model.h"
 #include "launch/job.h"
-#include "launch/open_run.h"
 #include "launch/verbs/verbs.h"
 #include "models/hf_inputs.h"
-#include "models/tensor_source.h"
-#include "peft/interop/hf_adapter.h"
 
 namespace thinwire {
 namespace {
 
-struct Setup {
-  std::unique_ptr<Backbone> backbone;
-  std::unique_ptr<Task> task;  // null: the bare base model
-  std::vector<std::unique_ptr<Method>> methods;
-  std::optional<Delta> delta;
-  std::map<std::string, std::string> names;  // of delta entries: in the output
-};
-
-std::unique_ptr<Task> task_of_kind(const std::string& kind,
-                                   std::int64_t labels) {
-  const TaskInfo& info = find_task(kind);
-  const bool counts = std::ranges::any_of(
-      info.fields, [](const Field& f) { return f.name == "labels"; });
-  const ConfigNode given = parse_config_text(
-      counts ? fmt::format("{{labels: {}}}", labels) : "{}", "forward");
-  return info.make(read_fields(&given, "task", info.fields));
-}
-
-// By `architectures` of config.json, or what the adapter was made for; null
-// for a bare base model.
-std::unique_ptr<Task> task_for(const Backbone& backbone,
-                               const HfAdapterHead& adapter) {
-  const ModelConfig& config = backbone.config();
-  if (config.decoder_layers > 0) return task_of_kind("text_to_text", 0);
-  const auto architectures = config.raw.find("architectures");
-  const auto made_as = [&](const char* what) {
-    return architectures != config.raw.end() &&
-           architectures->dump().find(what) != std::string::npos;
-  };
-  if (!made_as("ForSequenceClassification") && adapter.task_type != "SEQ_CLS" &&
-      adapter.labels == 0) {
-    const bool text = config.decoder_only &&
-                      (made_as("LMHead") || adapter.task_type == "CAUSAL_LM");
-    return text ? task_of_kind("lm", 0) : nullptr;
-  }
-  const std::int64_t labels =
-      adapter.labels > 0 ? adapter.labels : config.labels;
-  const auto problem = config.raw.find("problem_type");
-  const bool regression =
-      labels == 1 || (problem != config.raw.end() && *problem == "regression");
-  return task_of_kind(regression ? "regress" : "classify", labels);
-}
-
-void use_delta_file(Setup& setup, const std::string& path,
-                    const Digest& identity) {
-  DeltaFile file = load_delta(path);
-  if (file.backbone != identity) {
-    fail<UsageError>("{}: was made for backbone {}, this model is {}", path,
-                     file.backbone.hex(), identity.hex());
-  }
-  for (const std::string& text : file.delta.method_configs()) {
-    const Config config = Config::parse(text);
-    setup.methods.push_back(
-        make_method(config.at("method").get<std::string>(), config));
-  }
-  setup.delta = std::move(file.delta);
-}
-
-void use_method(Setup& setup, const std::string& id) {
+void use_method(AdaptedModel& setup, const std::string& id) {
   setup.methods.push_back(make_method(id, Config::object()));
   setup.delta = declare_delta(*setup.backbone, setup.methods, {});
 }
 
-Setup set_up(const Arguments& arguments, Communicator& comm) {
+AdaptedModel set_up(const Arguments& arguments, Communicator& comm) {
   const std::string model = arguments.get("model");
-  const std::string adapter = arguments.get("adapter");
   const std::string trainable = arguments.get("trainable");
   if (arguments.has("adapter") + arguments.has("delta") +
           arguments.has("trainable") >
@@ -92,27 +32,13 @@ Setup set_up(const Arguments& arguments, Communicator& comm) {
     fail<UsageError>("forward: --trainable is '{}'; only full is known",
                      trainable);
   }
-  OpenModel open = open_model({.path = model}, comm);
-  Setup setup;
-  setup.backbone = std::move(open.backbone);
-  setup.task = task_for(*setup.backbone, adapter.empty()
-                                             ? HfAdapterHead{}
-                                             : read_hf_adapter_head(adapter));
-  if (setup.task != nullptr) {
-    const auto source =
-        open_hf_folder(open.folder, setup.backbone->config().architecture);
-    setup.task->add_head(*setup.backbone, *source);
-  }
-  if (!adapter.empty()) {
-    HfAdapter read = read_hf_adapter(adapter, *setup.backbone);
-    setup.methods.push_back(std::move(read.method));
-    setup.delta = std::move(read.delta);
-    setup.names = std::move(read.names);
-  } else if (arguments.has("delta")) {
-    use_delta_file(setup, arguments.get("delta"), open.identity);
-  } else if (!trainable.empty()) {
-    use_method(setup, trainable);
-  }
+  const std::string delta = arguments.get("delta");
+  AdaptedModel setup = arguments.has("adapter")
+                           ? open_adapter(model, arguments.get("adapter"), comm)
+                       : arguments.has("delta")
+                           ? open_delta(model, load_delta(delta), delta, comm)
+                           : open_bare(model, comm);
+  if (!trainable.empty()) use_method(setup, trainable);
   if (setup.delta) {
     attach_delta(*setup.backbone, setup.methods, *setup.delta);
   }
@@ -128,8 +54,8 @@ NamedTensors read_inputs(const std::string& path) {
   return tensors;
 }
 
-void base_outputs(Setup& setup, const HfBatch& batch, const ForwardContext& ctx,
-                  NamedTensors& out) {
+void base_outputs(AdaptedModel& setup, const HfBatch& batch,
+                  const ForwardContext& ctx, NamedTensors& out) {
   const BackboneOutput result = setup.backbone->forward(batch.input, ctx);
   out.emplace_back("last_hidden_state", batch.encoder.pad(result.hidden));
   const bool pooler = std::ranges::any_of(
@@ -141,7 +67,7 @@ void base_outputs(Setup& setup, const HfBatch& batch, const ForwardContext& ctx,
 }
 
 // Returns the loss, undefined without labels.
-at::Tensor task_outputs(Setup& setup, const HfBatch& batch,
+at::Tensor task_outputs(AdaptedModel& setup, const HfBatch& batch,
                         const ForwardContext& ctx, NamedTensors& out) {
   at::Tensor logits = setup.task->logits(*setup.backbone, batch.input, ctx);
   const HfCells* cells = nullptr;  // of logits that belong to tokens
@@ -155,7 +81,8 @@ at::Tensor task_outputs(Setup& setup, const HfBatch& batch,
   return loss;
 }
 
-void add_gradients(Setup& setup, const at::Tensor& loss, NamedTensors& out) {
+void add_gradients(AdaptedModel& setup, const at::Tensor& loss,
+                   NamedTensors& out) {
   if (!setup.delta) {
     fail<UsageError>(
         "forward: --grads needs something that trains: --adapter, "
@@ -169,12 +96,16 @@ void add_gradients(Setup& setup, const at::Tensor& loss, NamedTensors& out) {
   Delta& delta = *setup.delta;
   delta.zero_grads();
   loss.backward();
-  for (std::size_t i = 0; i < delta.entries().size(); ++i) {
-    const DeltaEntry& entry = delta.entries()[i];
-    const auto renamed = setup.names.find(entry.name);
-    const std::string& name = renamed != setup.names.end() ? renamed->second
-                              : entry.target.empty()       ? entry.name
-                                                           : entry.target;
+  if (!setup.disk.empty()) {
+    for (auto& [file, tensors] : pack(setup.disk, delta, delta.grads())) {
+      for (auto& [name, grad] : tensors) {
+        out.emplace_back("grad." + name, std::move(grad));
+      }
+    }
+    return;
+  }
+  for (const DeltaEntry& entry : delta.entries()) {
+    const std::string& name = entry.target.empty() ? entry.name : entry.target;
     const at::Tensor grad =
         delta.grads().narrow(0, entry.offset, entry.count).clone();
     out.emplace_back(
@@ -184,12 +115,9 @@ void add_gradients(Setup& setup, const at::Tensor& loss, NamedTensors& out) {
 }
 
 int run(const Arguments& arguments, Communicator& comm) {
-  if (comm.size() > 1) {
-    fail<UsageError>("forward: runs on one rank, not under mpirun -np {}",
-                     comm.size());
-  }
+  require_one_rank("forward", comm);
   set_threads(0);
-  Setup setup = set_up(arguments, comm);
+  AdaptedModel setup = set_up(arguments, comm);
   const HfBatch batch = read_hf_inputs(read_inputs(arguments.get("inputs")),
                                        setup.backbone->config());
   ForwardContext ctx;
@@ -209,7 +137,7 @@ int run(const Arguments& arguments, Communicator& comm) {
 
 constexpr VerbOption kOptions[] = {
     {"--model DIR", "a Hugging Face folder", true},
-    {"--adapter DIR", "a LoRA folder of HF peft"},
+    {"--adapter DIR", "an adapter of HF peft or AdapterHub"},
     {"--delta FILE", "a delta of Thinwire"},
     {"--inputs FILE", "input_ids, attention_mask, labels, … (.safetensors)",
      true},

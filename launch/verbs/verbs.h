@@ -6,6 +6,7 @@
 namespace thinwire {
 
 extern const Verb kTrainVerb, kEvalVerb, kPredictVerb, kMaskVerb, kForwardVerb,
-    kInspectVerb, kDataVerb, kBenchVerb, kListVerb, kEnvVerb;
+    kInspectVerb, kMergeVerb, kExportVerb, kImportVerb, kDeltaVerb, kDataVerb,
+    kBenchVerb, kListVerb, kEnvVerb;
 
 }  // namespace thinwire

@@ -6,11 +6,12 @@
 // embedding [length, d] by a two-layer perceptron, whose second layer is here
 // one matrix per layer; else they train directly.
 // The prefix has no positions: the text's do not shift, and T5's relative bias
-// is 0 on it. Prefix dropout acts on keys and values. Not the backbone at step
-// 0: a key of zeros still takes its share of the softmax.
+// is 0 on it. HF peft puts it into the cache of keys and values, behind which
+// absolute positions begin: shift_positions. Prefix dropout acts on keys and
+// values. Not the backbone at step 0: a key of zeros still takes its share of
+// the softmax.
 // Shapes: keys and values [length, I], I = heads * head width.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 
 #include <cmath>
 #include <set>
@@ -19,6 +20,7 @@
 #include "base/random.h"
 #include "ops/dropout.h"
 #include "peft/method_tools.h"
+#include "peft/prefix_entries.h"
 
 namespace thinwire {
 namespace {
@@ -34,37 +36,22 @@ constexpr Field kFields[] = {
     {"init_std", FieldType::kFloat, "0.02",
      "of prefixes that train themselves"},
     {"dropout", FieldType::kFloat, "0", "of the prefixes"},
+    {"shift_positions", FieldType::kBool, "false",
+     "the text's positions begin behind the prefix, as HF peft has them"},
     {"train_head", FieldType::kBool, "true", "the task head trains too"},
-};
-
-// AdapterHub's names, with `thinwire` as the adapter's.
-struct Names {
-  explicit Names(const Site& site)
-      : group("prefix_tuning.prefix_tunings.thinwire." +
-              std::string(site.role == Role::kCrossAttention ? "cross"
-                          : site.stack == Stack::kEncoder    ? "encoder"
-                                                             : "self") +
-              "_prefix."),
-        layer(group + std::to_string(site.layer) + ".") {}
-
-  std::string embedding() const { return group + "wte.weight"; }
-  std::string inner() const { return group + "control_trans.0."; }
-  std::string outer() const { return layer + "control_trans.2."; }
-  std::string keys() const { return layer + "keys"; }
-  std::string values() const { return layer + "values"; }
-
-  std::string group, layer;
 };
 
 using KeysValues = std::pair<at::Tensor, at::Tensor>;
 
 class Prefix : public AttentionAttachment {
  public:
-  Prefix(const Site& site, double dropout)
-      : dropout_(dropout), site_(dropout_site(Names(site).layer + "dropout")) {}
+  Prefix(PrefixLeaves leaves, const Site& site, double dropout)
+      : leaves_(std::move(leaves)),
+        dropout_(dropout),
+        site_(dropout_site(PrefixNames(site).layer + "dropout")) {}
 
   KeysValues extra_keys_values(const ForwardContext& ctx) override {
-    const KeysValues made = make();
+    const KeysValues made = leaves_.keys_values();
     if (!ctx.training || dropout_ == 0) return made;
     const std::int64_t length = made.first.size(0);
     if (rows_.offsets.empty()) rows_ = make_layout({length}, {0});
@@ -76,49 +63,24 @@ class Prefix : public AttentionAttachment {
   }
 
  private:
-  virtual KeysValues make() const = 0;
-
+  PrefixLeaves leaves_;
   double dropout_;
   std::uint32_t site_;
   Layout rows_;  // of no sample: all examples drop the same
 };
 
-class Direct : public Prefix {
+// The text's positions begin behind the prefix.
+class Shift : public EmbeddingAttachment {
  public:
-  Direct(const Delta& delta, const Site& site, double dropout)
-      : Prefix(site, dropout),
-        keys_(delta.leaf(Names(site).keys())),
-        values_(delta.leaf(Names(site).values())) {}
-
- private:
-  KeysValues make() const override { return {keys_, values_}; }
-  at::Tensor keys_, values_;
-};
-
-class Computed : public Prefix {
- public:
-  Computed(const Delta& delta, const Site& site, double dropout)
-      : Prefix(site, dropout) {
-    const Names names(site);
-    embedding_ = delta.leaf(names.embedding());
-    inner_ = delta.leaf(names.inner() + "weight");
-    inner_bias_ = delta.leaf(names.inner() + "bias");
-    outer_ = delta.leaf(names.outer() + "weight");
-    outer_bias_ = delta.leaf(names.outer() + "bias");
+  explicit Shift(std::int64_t length) : length_(length) {}
+  std::int64_t rows() const override { return 0; }
+  std::int64_t free_positions() const override { return length_; }
+  at::Tensor vectors(const at::Tensor&, const ForwardContext&) override {
+    return {};
   }
 
  private:
-  // The inner layer is computed anew for every layer of the model: so little
-  // that it need not outlive the block, which may be computed again.
-  KeysValues make() const override {
-    const at::Tensor inner = at::linear(embedding_, inner_, inner_bias_).tanh();
-    const at::Tensor both = at::linear(inner, outer_, outer_bias_);
-    const std::int64_t width = both.size(1) / 2;
-    return {both.narrow(1, 0, width).contiguous(),
-            both.narrow(1, width, width).contiguous()};
-  }
-
-  at::Tensor embedding_, inner_, inner_bias_, outer_, outer_bias_;
+  std::int64_t length_;
 };
 
 class PrefixTuning : public Method {
@@ -129,7 +91,8 @@ class PrefixTuning : public Method {
         bottleneck_(config_.at("bottleneck").get<std::int64_t>()),
         std_(config_.at("init_std").get<double>()),
         dropout_(config_.at("dropout").get<double>()),
-        reparametrise_(config_.at("reparametrise").get<bool>()) {
+        reparametrise_(config_.at("reparametrise").get<bool>()),
+        shift_positions_(config_.at("shift_positions").get<bool>()) {
     require(length_ >= 1, "length", "at least 1");
     require(bottleneck_ >= 1, "bottleneck", "at least 1");
     require(std_ >= 0 && std::isfinite(std_), "init_std", "at least 0");
@@ -141,10 +104,11 @@ class PrefixTuning : public Method {
   void declare(DeltaBuilder& builder, const Backbone& backbone,
                const DeclareContext& context) override {
     builder.method_config(config_text(id(), config_));
+    check_positions(backbone);
     std::set<std::string> declared;
     for (const int number : sites(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(number)];
-      const Names names(site);
+      const PrefixNames names(site);
       const std::int64_t d = backbone.config().d_model, width = site.d_out;
       if (!reparametrise_) {
         declare_normal(builder, names.keys(), {length_, width}, std_, context);
@@ -164,13 +128,15 @@ class PrefixTuning : public Method {
   void attach(Backbone& backbone, const Delta& delta) override {
     for (const int number : sites(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(number)];
-      if (reparametrise_) {
-        backbone.attach(number,
-                        std::make_shared<Computed>(delta, site, dropout_));
-      } else {
-        backbone.attach(number,
-                        std::make_shared<Direct>(delta, site, dropout_));
-      }
+      backbone.attach(number, std::make_shared<Prefix>(
+                                  PrefixLeaves(delta, site, reparametrise_),
+                                  site, dropout_));
+    }
+    if (!shift_positions_) return;
+    for (std::size_t i = 0; i < backbone.sites().size(); ++i) {
+      const Site& site = backbone.sites()[i];
+      if (site.kind != SiteKind::kEmbedding) continue;
+      backbone.attach(static_cast<int>(i), std::make_shared<Shift>(length_));
     }
   }
 
@@ -185,6 +151,15 @@ class PrefixTuning : public Method {
     if (right) return;
     fail<UsageError>("prefix_tuning: {} must be {}, got {}", key, what,
                      config_.at(key).dump());
+  }
+
+  void check_positions(const Backbone& backbone) const {
+    const std::int64_t most = backbone.config().max_positions;
+    if (!shift_positions_ || most == 0 || length_ < most) return;
+    fail<UsageError>(
+        "prefix_tuning: shift_positions with a length of {} leaves no position "
+        "for text: this {} has {}",
+        length_, backbone.config().architecture, most);
   }
 
   static void declare_normal(DeltaBuilder& builder, const std::string& name,
@@ -239,7 +214,7 @@ class PrefixTuning : public Method {
   Config config_;
   std::int64_t length_, bottleneck_;
   double std_, dropout_;
-  bool reparametrise_;
+  bool reparametrise_, shift_positions_;
 };
 
 }  // namespace

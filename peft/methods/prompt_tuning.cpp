@@ -5,7 +5,8 @@
 // vocabulary's first `vocabulary` tokens drawn without repetition, or the means
 // of given tokens' embeddings (class labels), the rest from the vocabulary.
 // The vectors take positions of their own and the text's shift. In models that
-// pool the first token (BERT) they stand behind it, so that it stays the first.
+// pool the first token (BERT) they stand behind it, so that it stays the first;
+// HF peft puts them in front even there and pools the first of them: `front`.
 // Not the backbone at step 0. Entry name and shape are HF peft's.
 // Shape: P [length, d].
 #include <ATen/ops/empty.h>
@@ -31,6 +32,9 @@ constexpr Field kFields[] = {
     {"init_tokens", FieldType::kStrings, "~",
      "token ids of class labels, as \"318\" or \"318 5\" for a label of two; "
      "vector i starts as the mean of item i"},
+    {"front", FieldType::kBool, "false",
+     "in front of the text also where the model pools its first token, and the "
+     "first vector is pooled instead, as HF peft has it"},
     {"train_head", FieldType::kBool, "true", "the task head trains too"},
 };
 
@@ -38,10 +42,11 @@ constexpr char kName[] = "prompt_embeddings";
 
 class Prompt : public EmbeddingAttachment {
  public:
-  Prompt(at::Tensor vectors, std::int64_t at)
-      : vectors_(std::move(vectors)), at_(at) {}
+  Prompt(at::Tensor vectors, std::int64_t at, bool pooled)
+      : vectors_(std::move(vectors)), at_(at), pooled_(pooled) {}
   std::int64_t rows() const override { return vectors_.size(0); }
   std::int64_t insert_at() const override { return at_; }
+  bool pools_first_row() const override { return pooled_; }
   at::Tensor vectors(const at::Tensor&, const ForwardContext&) override {
     return vectors_;
   }
@@ -49,6 +54,7 @@ class Prompt : public EmbeddingAttachment {
  private:
   at::Tensor vectors_;
   std::int64_t at_;
+  bool pooled_;
 };
 
 std::vector<std::vector<std::int64_t>> parse_tokens(
@@ -127,8 +133,11 @@ class PromptTuning : public Method {
   void attach(Backbone& backbone, const Delta& delta) override {
     const bool pools = backbone.config().decoder_layers == 0 &&
                        !backbone.config().decoder_only;
-    backbone.attach(embedding_site(backbone),
-                    std::make_shared<Prompt>(delta.leaf(kName), pools ? 1 : 0));
+    const bool front = config_.at("front").get<bool>();
+    backbone.attach(
+        embedding_site(backbone),
+        std::make_shared<Prompt>(delta.leaf(kName), pools && !front ? 1 : 0,
+                                 pools && front));
   }
 
   void merge(const Backbone&, const Delta&, MergedSlots&) const override {

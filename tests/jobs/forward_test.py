@@ -199,7 +199,7 @@ class Adapter(Case):
         inputs = os.path.join(self.folder, "in.safetensors")
         save_file({k: batch[k] for k in INPUTS if k in batch}, inputs)
         for change, word in (({"use_dora": True}, "use_dora"),
-                             ({"peft_type": "IA3"}, "IA3"),
+                             ({"peft_type": "LOHA"}, "LOHA"),
                              ({"r": 5}, "shape")):
             with self.subTest(word):
                 shutil.rmtree(os.path.join(self.folder, "lora_bert"),

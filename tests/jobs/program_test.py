@@ -174,7 +174,8 @@ class Program(unittest.TestCase):
         self.assertTrue(self.ok("--version").startswith("thinwire "))
         self.assertIn("train.lr=1e-3", self.ok("--help-config"))
         for verb in ("train", "eval", "predict", "mask", "forward", "inspect",
-                     "data", "list", "env"):
+                     "merge", "export", "import", "delta", "data", "list",
+                     "env"):
             self.assertIn("Example:", self.ok(verb, "--help"))
 
     def test_threads_are_as_asked(self):
