@@ -1,28 +1,18 @@
 #include "data/loader.h"
 
-#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <exception>
-#include <limits>
 #include <mutex>
-#include <numeric>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "base/error.h"
-#include "data/order.h"
+#include "data/batch_source.h"
 #include "data/shard_folder.h"
 
 namespace thinwire {
 namespace {
-
-using Wide = unsigned __int128;  // samples consumed, before it is checked
-
-OrderOptions order_options(const LoaderOptions& o) {
-  return {o.seed, o.shuffle, o.bucket_window, o.bucket_piece};
-}
 
 void check(const ShardFolder& folder, const LoaderOptions& o) {
   const auto positive = [](const char* name, std::int64_t value) {
@@ -32,6 +22,7 @@ void check(const ShardFolder& folder, const LoaderOptions& o) {
   positive("batch_size", o.batch_size);
   positive("ranks", o.ranks);
   positive("queue_batches", o.queue_batches);
+  positive("batches_per_step", o.batches_per_step);
   if (o.rank < 0 || o.rank >= o.ranks) {
     fail<UsageError>("data: rank must be in [0, {}), got {}", o.ranks, o.rank);
   }
@@ -52,90 +43,12 @@ void check(const ShardFolder& folder, const LoaderOptions& o) {
   }
 }
 
-// The order without end, one window at a time, and this rank's samples of it.
-class Stream {
- public:
-  Stream(std::shared_ptr<const ShardFolder> folder, const LoaderOptions& o)
-      : folder_(std::move(folder)),
-        options_(o),
-        order_(folder_->index().samples, order_options(o),
-               [this](std::int64_t first, std::int64_t count) {
-                 return folder_->lengths(first, count);
-               }) {}
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-
-  SampleBatch batch(std::uint64_t step) {
-    const auto ranks = static_cast<std::uint64_t>(options_.ranks);
-    const auto size = static_cast<std::uint64_t>(options_.batch_size);
-    const auto samples = static_cast<std::uint64_t>(order_.samples());
-    const Wide first = Wide{step} * ranks * size;
-    if (first > std::numeric_limits<std::int64_t>::max()) {
-      fail<UsageError>("data: step {} is beyond 2^63 samples", step);
-    }
-    SampleBatch out;
-    out.first_position = static_cast<std::uint64_t>(first);
-    out.epoch = out.first_position / samples;
-    out.samples.reserve(size);
-    std::uint64_t at =
-        out.first_position + static_cast<std::uint64_t>(options_.rank) * size;
-    for (std::uint64_t i = 0; i < size; ++i, ++at) {
-      enter_window_of(at / samples, static_cast<std::int64_t>(at % samples));
-      const std::size_t k =
-          static_cast<std::size_t>(at % samples) % GlobalOrder::kWindow;
-      out.samples.push_back(loaded_[slot_[k]]);
-    }
-    return out;
-  }
-
- private:
-  // Reads those samples of the window that this rank will hand out. With few
-  // ranks that is most of each chunk; with many, each chunk is still unpacked
-  // whole, which costs less than keeping ranks in step would.
-  void enter_window_of(std::uint64_t epoch, std::int64_t position) {
-    const std::int64_t w = position / GlobalOrder::kWindow;
-    if (epoch == epoch_ && w == window_) return;
-    window_ = -1;
-    const std::vector<std::int64_t> order = order_.window(epoch, w);
-    const Wide begin = Wide{epoch} * static_cast<Wide>(order_.samples()) +
-                       static_cast<Wide>(w * GlobalOrder::kWindow);
-    std::vector<std::pair<std::int64_t, std::uint32_t>> mine;
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      const auto turn = static_cast<std::int64_t>(
-          (begin + i) / static_cast<Wide>(options_.batch_size) %
-          static_cast<Wide>(options_.ranks));
-      if (turn == options_.rank) {
-        mine.emplace_back(order[i], static_cast<std::uint32_t>(i));
-      }
-    }
-    std::sort(mine.begin(), mine.end());
-    std::vector<std::int64_t> ascending;
-    ascending.reserve(mine.size());
-    slot_.assign(order.size(), 0);
-    for (const auto& [sample, i] : mine) {
-      slot_[i] = static_cast<std::uint32_t>(ascending.size());
-      ascending.push_back(sample);
-    }
-    loaded_ = folder_->gather(ascending);
-    epoch_ = epoch;
-    window_ = w;
-  }
-
-  std::shared_ptr<const ShardFolder> folder_;
-  LoaderOptions options_;
-  GlobalOrder order_;
-  std::uint64_t epoch_ = 0;
-  std::int64_t window_ = -1;         // none yet
-  std::vector<Sample> loaded_;       // this rank's samples of the window
-  std::vector<std::uint32_t> slot_;  // where in loaded_, by place in the window
-};
-
 class Prefetcher final : public Loader {
  public:
   Prefetcher(std::shared_ptr<const ShardFolder> folder, const LoaderOptions& o)
       : samples_(static_cast<std::uint64_t>(folder->index().samples)),
         limit_(static_cast<std::size_t>(o.queue_batches)),
-        stream_(std::move(folder), o),
+        source_(make_batch_source(std::move(folder), o)),
         thread_([this] { produce(); }) {}
 
   ~Prefetcher() override {
@@ -185,7 +98,7 @@ class Prefetcher final : public Loader {
       SampleBatch batch;
       std::exception_ptr error;
       try {
-        batch = stream_.batch(step);
+        batch = source_->batch(step);
       } catch (...) {
         error = std::current_exception();
       }
@@ -203,7 +116,7 @@ class Prefetcher final : public Loader {
 
   const std::uint64_t samples_;
   const std::size_t limit_;
-  Stream stream_;  // the thread's alone
+  std::unique_ptr<BatchSource> source_;  // the thread's alone
 
   std::mutex mutex_;
   std::condition_variable room_, filled_;

@@ -7,6 +7,10 @@
 // ranks. Global batch s is samples [s*G, (s+1)*G) of the endless order
 // epoch 0, epoch 1, …, G = batch_size * ranks; rank r takes the r-th slice of
 // batch_size samples. A batch may straddle two epochs, so no sample is dropped.
+//
+// Of a folder of several tasks each has such an order of its own, and
+// data/task_mix.h says which task comes when: for every sample, or for all
+// batches of a step.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +19,7 @@
 #include <string>
 
 #include "data/sample.h"
+#include "data/task_mix.h"
 
 namespace thinwire {
 
@@ -30,7 +35,9 @@ struct LoaderOptions {
   // `bucket_piece` samples wide.
   std::int64_t bucket_window = 2048;
   std::int64_t bucket_piece = 32;
-  std::int64_t queue_batches = 4;  // prefetch bound
+  std::int64_t queue_batches = 4;     // prefetch bound
+  MixingOptions mixing;               // of a folder with parts()
+  std::int64_t batches_per_step = 1;  // mixing.one_task: how many have one task
 };
 
 class Loader {

@@ -139,6 +139,10 @@ class Folder final : public ShardFolder {
 
 }  // namespace
 
+Digest ShardFolder::digest() const {
+  return hash_file(path() + "/index.json");
+}
+
 std::shared_ptr<const ShardFolder> open_shard_folder(const std::string& path) {
   return std::make_shared<Folder>(path);
 }

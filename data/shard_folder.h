@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/hash.h"
 #include "data/sample.h"
 
 namespace thinwire {
@@ -32,6 +33,13 @@ class ShardFolder {
   virtual ~ShardFolder() = default;
   virtual const ShardIndex& index() const = 0;
   virtual const std::string& path() const = 0;
+  // Of index.json, which holds the digests of all shards. Throws IoError.
+  virtual Digest digest() const;
+  // The folders, a task each, that this one puts end to end
+  // (data/task_folders.h); empty: it is one of its own.
+  virtual std::span<const std::shared_ptr<const ShardFolder>> parts() const {
+    return {};
+  }
   // Samples [first, first + count) in storage order over all shards. Throws
   // IoError (file, dataset, chunk) on a read error or checksum mismatch.
   virtual std::vector<Sample> read(std::int64_t first,

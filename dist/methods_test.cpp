@@ -3,6 +3,7 @@
 // the delta alone, and nothing else moves. Dropout on.
 #include <gtest/gtest.h>
 
+#include "data/task_folders.h"
 #include "dist/testing.h"
 #include "peft/tiny_config.h"
 
@@ -50,7 +51,9 @@ class MethodRun : public ::testing::TestWithParam<Case> {
       if (f.name == "dropout") config["dropout"] = 0.2;
     }
     job.methods = {{c.method, config}};
-    job.train = make_folder(41, job.text);
+    // Of two tasks, which batches mix.
+    job.train = join_task_folders(
+        {make_folder(25, job.text, 1), make_folder(16, job.text, 2)});
     job.options.deterministic = true;
     job.options.steps = 4;
     job.options.lr = 0.02;

@@ -154,6 +154,17 @@ VirtualShards virtual_shards(const TrainOptions& o, int ranks) {
   return {o.virtual_shards, o.batch_size * o.accumulation * ranks, ranks};
 }
 
+LoaderOptions loader_options(const TrainOptions& o, int rank, int ranks) {
+  return {.batch_size = loader_batch(o),
+          .rank = rank,
+          .ranks = ranks,
+          .seed = o.data_seed,
+          .bucket_window = o.bucket_window,
+          .queue_batches = o.queue_batches,
+          .mixing = o.mixing,
+          .batches_per_step = o.batch_size * o.accumulation / loader_batch(o)};
+}
+
 std::int64_t loader_batch(const TrainOptions& o) {
   return o.deterministic ? o.batch_size * o.accumulation : o.batch_size;
 }

@@ -15,6 +15,8 @@ void check_exchange(const ExchangeOptions& options);
 // How a deterministic run with `ranks` ranks is cut. Throws UsageError.
 VirtualShards virtual_shards(const TrainOptions& options, int ranks);
 
+// Of the run's training data, options as checked.
+LoaderOptions loader_options(const TrainOptions& options, int rank, int ranks);
 // Samples that a rank's loader hands out at once, and that one batch of an
 // evaluation has; options and ranks as checked.
 std::int64_t loader_batch(const TrainOptions& options);

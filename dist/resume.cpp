@@ -8,6 +8,7 @@
 #include "base/temp_folder.h"
 #include "comm/communicator.h"
 #include "dist/durable.h"
+#include "dist/options.h"
 #include "dist/together.h"
 
 namespace thinwire {
@@ -77,6 +78,28 @@ std::optional<Resumed> load_newest(Communicator& comm,
     return std::optional<Resumed>(
         Resumed{folder, load_checkpoint(root ? folder : scratch->path())});
   });
+}
+
+std::uint64_t batches_before(const RunState& state, const TrainRun& run,
+                             const std::string& where) {
+  const TrainOptions& o = run.options;
+  const int ranks = run.comm->size();
+  const std::int64_t batch = loader_batch(o) * ranks;
+  if (state.samples % batch != 0) {
+    fail<UsageError>(
+        "{}: {} samples were consumed, which is no multiple of {} ranks x "
+        "batch {}; resume with a batch that divides it",
+        where, state.samples, ranks, o.batch_size);
+  }
+  const std::int64_t step = o.batch_size * o.accumulation * ranks;
+  const bool steps_count = o.mixing.one_task && !run.train->parts().empty();
+  if (steps_count && state.samples != state.step * step) {
+    fail<UsageError>(
+        "{}: {} steps had {} samples, steps of this run have {}; with "
+        "mixing.one_task a step draws its task, so resume with as many",
+        where, state.step, state.samples, step);
+  }
+  return static_cast<std::uint64_t>(state.samples / batch);
 }
 
 }  // namespace thinwire

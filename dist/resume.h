@@ -6,6 +6,7 @@
 #include <string>
 
 #include "dist/checkpoint.h"
+#include "dist/run_state.h"
 #include "dist/trainer.h"
 
 namespace thinwire {
@@ -21,5 +22,11 @@ struct Resumed {
 std::optional<Resumed> load_newest(Communicator& comm,
                                    const std::string& checkpoints,
                                    TrainObserver* observer);
+
+// How many global batches of the training data lie before the next step.
+// Throws UsageError naming `where` if that is between two batches of this run,
+// or if which task comes when would not be what it was.
+std::uint64_t batches_before(const RunState& state, const TrainRun& run,
+                             const std::string& where);
 
 }  // namespace thinwire

@@ -97,8 +97,11 @@ RunState run_state_from_json(const nlohmann::ordered_json& json,
   }
 }
 
-BestMetric::BestMetric(const std::string& name, const Task& task)
-    : name_(name.empty() ? std::string(task.main_metric()) : name) {}
+BestMetric::BestMetric(const std::string& name, const Task& task, bool several)
+    : name_(!name.empty() ? name
+            : several && task.main_metric() != "loss"
+                ? "average"
+                : std::string(task.main_metric())) {}
 
 void BestMetric::judge(EvalRecord& record, RunState& state) const {
   const auto found = record.metrics.find(name_);

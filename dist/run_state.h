@@ -34,8 +34,9 @@ RunState run_state_from_json(const nlohmann::ordered_json& json,
 // Follows one metric: best/ and early stop.
 class BestMetric {
  public:
-  // "": the task's own. `loss` is better when lower, all others when higher.
-  BestMetric(const std::string& name, const Task& task);
+  // "": the task's own; of several tasks, the average of theirs. `loss` is
+  // better when lower, all others when higher.
+  BestMetric(const std::string& name, const Task& task, bool several = false);
 
   // Sets record.best and updates state.best and state.stale. Throws UsageError
   // listing the metrics when there is none of that name. NaN is never best.

@@ -15,7 +15,6 @@
 #include "dist/checkpoint.h"
 #include "dist/declare.h"
 #include "dist/durable.h"
-#include "dist/evaluate.h"
 #include "dist/optimizer.h"
 #include "dist/options.h"
 #include "dist/ownership.h"
@@ -23,6 +22,7 @@
 #include "dist/resume.h"
 #include "dist/run_state.h"
 #include "dist/step.h"
+#include "dist/task_evals.h"
 #include "dist/together.h"
 #include "dist/virtual_shards.h"
 
@@ -49,7 +49,7 @@ class Trainer {
         comm_(*run.comm),
         options_(run.options),
         observer_(run.observer == nullptr ? quiet_ : *run.observer),
-        metric_(run.options.metric, *run.task) {}
+        metric_(run.options.metric, *run.task, !run.task_evals.empty()) {}
 
   TrainSummary train();
 
@@ -67,6 +67,7 @@ class Trainer {
   void check_dealt() const;
   void check_values();
   void next_phase();
+  bool evaluates() const { return run_.eval || !run_.task_evals.empty(); }
   void evaluate_now();
   void save(const std::string& folder, const NamedTensors& optimizer);
   void checkpoint();
@@ -112,14 +113,15 @@ void Trainer::agree_on_inputs() {
     if (options_.dropout >= 0) run_.backbone->set_dropout(options_.dropout);
     return true;
   });
-  const auto index = [](const std::shared_ptr<const ShardFolder>& folder) {
-    return folder == nullptr ? std::string("none")
-                             : hash_file(folder->path() + "/index.json").hex();
-  };
   agree(comm_, "the training data",
-        together(comm_, [&] { return index(run_.train); }));
-  agree(comm_, "the evaluation data",
-        together(comm_, [&] { return index(run_.eval); }));
+        together(comm_, [&] { return run_.train->digest().hex(); }));
+  agree(comm_, "the evaluation data", together(comm_, [&] {
+          std::string all = run_.eval ? run_.eval->digest().hex() : "none";
+          for (const TaskEval& t : run_.task_evals) {
+            all += " " + t.name + " " + t.folder->digest().hex();
+          }
+          return all;
+        }));
 }
 
 Delta Trainer::declare() {
@@ -181,18 +183,11 @@ void Trainer::resume(Resumed& from) {
     observer_.warn("resumed with a configuration that has changed since " +
                    from.folder);
   }
-  const std::int64_t batch = loader_batch(options_) * comm_.size();
-  if (state_.samples % batch != 0) {
-    fail<UsageError>(
-        "{}: {} samples were consumed, which is no multiple of {} ranks x "
-        "batch {}; resume with a batch that divides it",
-        from.folder, state_.samples, comm_.size(), options_.batch_size);
-  }
+  loader_->seek(batches_before(state_, run_, from.folder));
   delta_ = std::move(c.delta);
   optimizer_.emplace(options_, delta_);
   stepper_->reuse(state_.tuned);
   restore_buffers(c.optimizer, comm_.rank(), comm_.size(), delta_, from.folder);
-  loader_->seek(static_cast<std::uint64_t>(state_.samples / batch));
   saved_step_ = state_.step;
   const auto rank = static_cast<std::size_t>(comm_.rank());
   if (rank < state_.sent_bytes.size()) {
@@ -221,15 +216,15 @@ void Trainer::evaluate_now() {
   options.progress = [&](std::int64_t done, std::int64_t of) {
     observer_.progress("eval", done, of);
   };
-  EvalRecord record =
-      evaluate(comm_, *run_.backbone, *run_.task, *run_.eval, options);
-  record.step = state_.step;
+  std::vector<EvalRecord> records = evaluate_run(run_, options);
+  for (EvalRecord& r : records) r.step = state_.step;
+  EvalRecord& record = records.back();
   metric_.judge(record, state_);
   state_.eval_step = state_.step;
   state_.last = record;
   if (!state_.first) state_.first = record;
   if (record.best && !run_.folder.empty()) save(path("best"), {});
-  observer_.eval(record);
+  for (const EvalRecord& r : records) observer_.eval(r);
 }
 
 // Rank 0 writes; if it cannot, every rank says so alike.
@@ -335,12 +330,8 @@ TrainSummary Trainer::train() {
   agree_on_inputs();
   steps_ = total_steps(options_, run_.train->index().samples, comm_.size());
   loader_ = together(comm_, [&] {
-    return make_loader(run_.train, {.batch_size = loader_batch(options_),
-                                    .rank = comm_.rank(),
-                                    .ranks = comm_.size(),
-                                    .seed = options_.data_seed,
-                                    .bucket_window = options_.bucket_window,
-                                    .queue_batches = options_.queue_batches});
+    return make_loader(run_.train,
+                       loader_options(options_, comm_.rank(), comm_.size()));
   });
   stepper_.emplace(run_, *loader_, steps_);
 
@@ -377,7 +368,7 @@ TrainSummary Trainer::train() {
         together(comm_, [&] { return stepper_->cost(state_.step); }));
   }
 
-  if (options_.eval_at_start && run_.eval && state_.eval_step < 0 &&
+  if (options_.eval_at_start && evaluates() && state_.eval_step < 0 &&
       state_.step == 0) {
     evaluate_now();
   }
@@ -404,7 +395,7 @@ TrainSummary Trainer::train() {
     const auto due = [&](std::int64_t every) {
       return every > 0 && state_.step % every == 0;
     };
-    if (run_.eval && (end || due(options_.eval_every))) evaluate_now();
+    if (evaluates() && (end || due(options_.eval_every))) evaluate_now();
     if (due(options_.checkpoint_every) || outcome.checkpoint || outcome.stop) {
       checkpoint();
     }

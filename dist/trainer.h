@@ -71,7 +71,8 @@ struct TrainOptions {
   std::uint64_t data_seed = 1;
   std::int64_t bucket_window = 2048;
   std::int64_t queue_batches = 4;
-  double dropout = -1;  // < 0: the model's own
+  MixingOptions mixing;  // of a training folder of several tasks
+  double dropout = -1;   // < 0: the model's own
   ExchangeOptions exchange;
 };
 
@@ -93,10 +94,18 @@ struct StepRecord {
 struct EvalRecord {
   std::int64_t step = 0;
   std::string split = "eval";
+  std::string task{};  // one of several; "": the only one, or all together
   Metrics metrics;
   std::int64_t samples = 0;
   double seconds = 0;
   bool best = false;
+};
+
+// One of several tasks, evaluated by itself.
+struct TaskEval {
+  std::string name;
+  std::shared_ptr<const ShardFolder> folder;
+  std::vector<std::string> metrics;  // averaged to its score; none: the main
 };
 
 struct TrainSummary {
@@ -142,6 +151,7 @@ struct TrainRun {
   std::vector<std::unique_ptr<Method>>* methods;
   std::shared_ptr<const ShardFolder> train;
   std::shared_ptr<const ShardFolder> eval;  // may be null
+  std::vector<TaskEval> task_evals{};       // several tasks: instead of eval
   TrainOptions options;
   // The run folder: checkpoints/step-N and best/ are written here (rank 0).
   // Empty: nothing is written.

@@ -6,6 +6,7 @@
 #include "base/nearest.h"
 #include "dist/options.h"
 #include "launch/config_fields.h"
+#include "launch/config_tasks.h"
 #include "launch/config_tree.h"
 
 namespace thinwire {
@@ -14,8 +15,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 const std::vector<std::string> kTopKeys{"about", "device", "model", "task",
-                                        "data",  "peft",   "train", "comm",
-                                        "ops",   "output"};
+                                        "data",  "mixing", "peft",  "train",
+                                        "comm",  "ops",    "output"};
 
 void refuse_unknown_sections(const ConfigNode& root) {
   for (std::size_t i = 0; i < root.keys.size(); ++i) {
@@ -87,6 +88,20 @@ Json read_peft(const ConfigNode* node, RunConfig& config) {
     out.back().update(config.peft.back().config);
   }
   return out;
+}
+
+// A method that has numbers of each task's own knows how many there are.
+void check_task_counts(const ConfigNode& root, const RunConfig& config) {
+  if (config.tasks.empty()) return;
+  const auto count = static_cast<std::int64_t>(config.tasks.size());
+  for (std::size_t i = 0; i < config.peft.size(); ++i) {
+    const MethodChoice& m = config.peft[i];
+    const auto tasks = m.config.find("tasks");
+    if (tasks == m.config.end() || *tasks == count) continue;
+    fail<UsageError>("{}: {}: tasks is {}, data.train has {} of them",
+                     root.find("peft")->children[i].where, m.id, tasks->dump(),
+                     count);
+  }
 }
 
 std::string text_or_empty(const Json& value) {
@@ -308,10 +323,15 @@ RunConfig load_run_config(const std::string& path,
   fill_model(model, model_node, config);
   all["model"] = model;
   all["task"] = read_task(root.find("task"), config);
-  const auto [data_node, data] = section("data");
-  fill_data(data, config);
-  all["data"] = data;
+  Json tasks = take_tasks(root, config);
+  all["data"] = section("data").second;
+  fill_data(all["data"], config);
+  if (!tasks.is_null()) {
+    all["data"]["train"] = tasks["train"];
+    all["mixing"] = tasks["mixing"];
+  }
   all["peft"] = read_peft(root.find("peft"), config);
+  check_task_counts(root, config);
   const auto [train_node, train] = section("train");
   fill_train(train, train_node, config);
   all["train"] = train;
@@ -331,7 +351,11 @@ RunConfig load_run_config(const std::string& path,
   }
   for (const char* key : {"train", "eval"}) {
     Json& value = all["data"][key];
-    if (!value.is_null()) value = "of this host";
+    if (value.is_object()) {
+      hide_task_paths(value);
+    } else if (!value.is_null()) {
+      value = "of this host";
+    }
   }
   config.agreed_text = to_yaml(all);
   return config;

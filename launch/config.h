@@ -16,12 +16,19 @@ struct ModelChoice {
   std::string config{};  // config.json
   std::uint64_t seed = 1;
   std::string dtype = "fp32";  // of its matrices: fp32 | bf16 | int8
-  std::string cache{};  // models/store_folder.h; "": the user's
+  std::string cache{};         // models/store_folder.h; "": the user's
 };
 
 struct MethodChoice {
   std::string id;
   Config config;  // every field present
+};
+
+// One of several tasks: its number is its place.
+struct TaskData {
+  std::string name;
+  std::string train, eval;  // folders; eval "": none
+  std::vector<std::string> metrics;
 };
 
 struct RunConfig {
@@ -32,6 +39,7 @@ struct RunConfig {
   std::string task_kind;
   TaskConfig task;
   std::string train_data, eval_data;  // folders; "": none
+  std::vector<TaskData> tasks;        // several tasks: instead of those
   std::int64_t max_tokens = 0;        // 0: the model's own limit
   std::vector<MethodChoice> peft;
   TrainOptions train;
@@ -39,7 +47,7 @@ struct RunConfig {
   bool reference_ops = false;
   std::string backend = "auto";
   double timeout_seconds = 120;  // of a wait for a rank that answers
-  double silence_seconds = 5;  // of a rank that does not
+  double silence_seconds = 5;    // of a rank that does not
   std::string output;
   // Everything above as YAML, defaults filled in: what config.yaml of the run
   // folder holds.

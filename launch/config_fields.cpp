@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "launch/config_tasks.h"
 #include "peft/method.h"
 #include "tasks/task.h"
 
@@ -215,6 +216,12 @@ std::string config_help() {
       std::string body;
       for (const SectionField& f : section.fields) {
         if (f.speed == speed) print_field(body, "  ", f.field, f.choices);
+      }
+      if (section.name == "data" && !speed) {
+        body += "  train.NAME:        # of a task\n";
+        for (const Field& field : task_data_fields()) {
+          print_field(body, "    ", field);
+        }
       }
       if (!body.empty()) {
         out +=

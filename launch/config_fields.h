@@ -30,7 +30,7 @@ struct Section {
   std::span<const SectionField> fields;
 };
 
-std::span<const Section> config_sections();  // model, data, train, comm
+std::span<const Section> config_sections();  // model, data, train, comm, …
 const Section& config_section(std::string_view name);
 
 // The value of every field: what the map `node` says, else the default (null

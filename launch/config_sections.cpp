@@ -30,7 +30,9 @@ constexpr SectionField kModel[] = {
 };
 
 constexpr SectionField kData[] = {
-    {{"train", kString, "~", "folder of shards to train on"}, kResults},
+    {{"train", kString, "~",
+      "folder of shards to train on, or a map of tasks: NAME: folder"},
+     kResults},
     {{"eval", kString, "~", "folder of shards to evaluate on"}, kResults},
     {{"batch_size", kInt, "32", "samples per rank and micro-batch"},
      kResults,
@@ -47,6 +49,23 @@ constexpr SectionField kData[] = {
      0,
      1 << 24},
     {{"queue_batches", kInt, "4", "batches read ahead"}, kSpeed, 1, 1024},
+};
+
+constexpr SectionField kMixing[] = {
+    {{"rule", kString, "proportional",
+      "probabilities: as sizes; alike; as sizes to the power 1/temperature"},
+     kResults,
+     0,
+     0,
+     "proportional | equal | temperature"},
+    {{"temperature", kFloat, "2", "of rule: temperature"}, kResults, 1e-3, 1e6},
+    {{"cap", kInt, "0", "a task counts as so many samples at most (0: off)"},
+     kResults,
+     0,
+     kMaxCount},
+    {{"one_task", kBool, "false",
+      "a step holds samples of one task; else of all"},
+     kResults},
 };
 
 constexpr SectionField kTrain[] = {
@@ -267,6 +286,7 @@ constexpr SectionField kComm[] = {
 constexpr Section kSections[] = {
     {"model", "the backbone that does not move", kModel},
     {"data", "shards made by data/prepare.py", kData},
+    {"mixing", "of several tasks, where data.train is a map", kMixing},
     {"train", "the loop", kTrain},
     {"comm", "the exchange between ranks", kComm},
     {"ops", "how layers are computed", kOps},

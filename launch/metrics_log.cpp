@@ -72,10 +72,13 @@ Json to_json(const StepRecord& r) {
 }
 
 Json to_json(const EvalRecord& r) {
-  return {{"event", "eval"},      {"step", r.step},
-          {"split", r.split},     {"metrics", r.metrics},
-          {"samples", r.samples}, {"seconds", r.seconds},
-          {"best", r.best}};
+  Json json = {{"event", "eval"}, {"step", r.step}, {"split", r.split}};
+  if (!r.task.empty()) json["task"] = r.task;
+  json["metrics"] = r.metrics;
+  json["samples"] = r.samples;
+  json["seconds"] = r.seconds;
+  json["best"] = r.best;
+  return json;
 }
 
 }  // namespace thinwire

@@ -1,11 +1,14 @@
 #include "launch/open_run.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 #include <span>
 #include <utility>
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "data/task_folders.h"
 #include "dist/checkpoint.h"
 #include "dist/declare.h"
 #include "launch/job.h"
@@ -65,6 +68,53 @@ std::shared_ptr<const ShardFolder> open_needed(const std::string& path,
   return open_data(path, key, config, backbone);
 }
 
+// A head has one meaning for each of its outputs.
+void check_label_space(const ShardFolder& folder, std::string_view task,
+                       const ShardFolder& first, std::string_view first_task) {
+  const ShardIndex &own = folder.index(), &want = first.index();
+  if (own.labels == want.labels && own.label_names == want.label_names) return;
+  const auto classes = [](const ShardIndex& index) {
+    return index.label_names.empty()
+               ? fmt::format("{} classes", index.labels)
+               : fmt::format("{}", fmt::join(index.label_names, ", "));
+  };
+  fail<UsageError>(
+      "data.train.{} {}: its classes are {}, those of {} are {}; tasks on one "
+      "head need the same, so prepare them as text_to_text, or train them "
+      "apart",
+      task, folder.path(), classes(own), first_task, classes(want));
+}
+
+// Folders of several tasks, their numbers their places.
+void open_tasks(OpenRun& run, Need train, Need eval) {
+  std::vector<std::shared_ptr<const ShardFolder>> folders;
+  std::shared_ptr<const ShardFolder> first;
+  const auto& tasks = run.config.tasks;
+  const auto open = [&](const TaskData& task, const std::string& path,
+                        const std::string& key) {
+    auto folder = open_data(path, key, run.config, *run.backbone);
+    if (first == nullptr) first = folder;
+    check_label_space(*folder, key.substr(key.find('.') + 1), *first,
+                      tasks.front().name);
+    return folder;
+  };
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    const TaskData& task = tasks[i];
+    const std::string key = "train." + task.name;
+    if (train != Need::kNothing) folders.push_back(open(task, task.train, key));
+    if (eval == Need::kNothing || task.eval.empty()) continue;
+    run.task_evals.push_back({task.name,
+                              as_task(open(task, task.eval, key + ".eval"),
+                                      static_cast<std::int32_t>(i)),
+                              task.metrics});
+  }
+  if (!folders.empty()) run.train = join_task_folders(folders);
+  if (eval == Need::kRequired && run.task_evals.empty()) {
+    fail<UsageError>("{}: no task has an eval: data.train.NAME.eval, a folder",
+                     run.config.path);
+  }
+}
+
 void apply_settings(const RunConfig& config) {
   // Threads cut sums and products: the same bits need the same number.
   const bool one_thread = config.train.deterministic && config.threads == 0;
@@ -97,10 +147,14 @@ OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
   run.model = open_model(run.config.model, comm);
   run.backbone = std::move(run.model.backbone);
   run.identity = run.model.identity;
-  run.train = open_needed(run.config.train_data, "train", train, run.config,
-                          *run.backbone);
-  run.eval = open_needed(run.config.eval_data, "eval", eval, run.config,
-                         *run.backbone);
+  if (run.config.tasks.empty()) {
+    run.train = open_needed(run.config.train_data, "train", train, run.config,
+                            *run.backbone);
+    run.eval = open_needed(run.config.eval_data, "eval", eval, run.config,
+                           *run.backbone);
+  } else {
+    open_tasks(run, train, eval);
+  }
   run.task = make_task(run.config);
   const auto source = run.model.folder.empty()
                           ? random_source(run.config.model.seed)

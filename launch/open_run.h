@@ -24,6 +24,7 @@ struct OpenRun {
   std::unique_ptr<Task> task;
   std::vector<std::unique_ptr<Method>> methods;
   std::shared_ptr<const ShardFolder> train, eval;  // null: not asked for
+  std::vector<TaskEval> task_evals;                // of several tasks
 };
 
 enum class Need { kNothing, kIfNamed, kRequired };

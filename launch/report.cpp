@@ -89,6 +89,21 @@ std::string weight_lines(const Parameters& parameters, const OpenModel& model,
          line(" with several", model.sharable_bytes);
 }
 
+std::string task_lines(const OpenRun& run) {
+  std::vector<std::int64_t> samples;
+  for (const auto& part : run.train->parts()) {
+    samples.push_back(part->index().samples);
+  }
+  if (samples.empty()) return "";
+  const auto p = task_probabilities(samples, run.config.train.mixing);
+  std::vector<std::vector<std::string>> rows{{"task", "samples", "drawn"}};
+  for (std::size_t i = 0; i < p.size(); ++i) {
+    rows.push_back({run.config.tasks[i].name, with_commas(samples[i]),
+                    fmt::format("{:.2f} %", 100 * p[i])});
+  }
+  return format_table(rows);
+}
+
 }  // namespace
 
 std::string with_commas(std::int64_t number) {
@@ -166,6 +181,7 @@ std::string describe_config(OpenRun& run) {
   out += describe_delta(delta, run.config.train.exchange);
   out += fmt::format("share of the model: {}\n", share(delta.trainable(), all));
   if (run.train != nullptr) {
+    out += task_lines(run);
     out += fmt::format("steps on one rank: {}\n",
                        with_commas(total_steps(run.config.train,
                                                run.train->index().samples, 1)));

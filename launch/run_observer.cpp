@@ -69,9 +69,14 @@ class RunObserver : public LogObserver {
 
   void eval(const EvalRecord& r) override {
     std::string text = fmt::format("step {}: {}", r.step, r.split);
+    std::string tag = r.split + "/";
+    if (!r.task.empty()) {
+      text += " of " + r.task;
+      tag += r.task + "/";
+    }
     for (const auto& [name, value] : r.metrics) {
       text += fmt::format("  {} {:.4f}", name, value);
-      tensorboard_->scalar(fmt::format("{}/{}", r.split, name), r.step, value);
+      tensorboard_->scalar(tag + name, r.step, value);
     }
     tensorboard_->flush();
     progress_.say(text + (r.best ? "  (best)" : ""));

@@ -2,17 +2,41 @@
 
 #include <utility>
 
+#include "base/error.h"
 #include "comm/communicator.h"
+#include "launch/config_tasks.h"
 #include "launch/device.h"
 #include "launch/job.h"
 
 namespace thinwire {
 
+namespace {
+
+// --task: of several tasks one alone; --data: its folder, or the only one.
+void choose_data(const Arguments& arguments, RunConfig& config) {
+  if (!arguments.has("task")) {
+    if (!arguments.has("data")) return;
+    if (!config.tasks.empty()) {
+      fail<UsageError>("--data {}: of which task? say --task NAME",
+                       arguments.get("data"));
+    }
+    config.eval_data = arguments.get("data");
+    return;
+  }
+  TaskData& chosen = find_task_data(config, arguments.get("task"));
+  if (arguments.has("data")) chosen.eval = arguments.get("data");
+  for (TaskData& task : config.tasks) {
+    if (&task != &chosen) task.eval.clear();
+  }
+}
+
+}  // namespace
+
 SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
                         Progress& progress, std::string_view what) {
   RunConfig config =
       load_run_config(arguments.get("CONFIG"), arguments.all("overrides"));
-  if (arguments.has("data")) config.eval_data = arguments.get("data");
+  choose_data(arguments, config);
   agree_config(comm, config);
   const at::Device device = open_device(config.device, comm);
   SavedRun run;

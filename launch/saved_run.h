@@ -15,14 +15,15 @@ namespace thinwire {
 class Communicator;
 
 struct SavedRun {
-  OpenRun open;         // the delta attached, open.eval the folder
+  OpenRun open;         // the delta attached, open.eval the folder, or
+                        // open.task_evals those of the tasks
   std::string delta;    // its path
   EvalOptions options;  // rank 0 shows progress as `what`
 };
 
-// Reads CONFIG, overrides, --data and --delta. Blocks on all ranks until they
-// agree on config and delta. `progress` must outlive the result. Throws
-// UsageError, IoError or CommError.
+// Reads CONFIG, overrides, --task, --data and --delta. Blocks on all ranks
+// until they agree on config and delta. `progress` must outlive the result.
+// Throws UsageError, IoError or CommError.
 SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
                         Progress& progress, std::string_view what);
 

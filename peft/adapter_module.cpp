@@ -158,14 +158,7 @@ class AdapterMethod : public Method {
                       at::full({1}, is_.scaling, at::kFloat));
       }
     }
-    if (flag("layer_norms")) {
-      const Parameters& p = backbone.parameters();
-      for (int i = 0; i < p.size(); ++i) {
-        if (!p.slot(i).head && is_layer_norm(p.slot(i).name)) {
-          declare_slot(builder, backbone, i);
-        }
-      }
-    }
+    if (flag("layer_norms")) declare_layer_norms(builder, backbone);
     if (flag("train_head")) declare_head(builder, backbone);
   }
 

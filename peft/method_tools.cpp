@@ -1,11 +1,13 @@
 #include "peft/method_tools.h"
 
+#include <ATen/ops/empty.h>
 #include <fnmatch.h>
 
 #include <algorithm>
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "base/random.h"
 #include "ops/quantise.h"
 
 namespace thinwire {
@@ -81,6 +83,43 @@ void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial,
   builder.add(std::move(e), std::move(initial));
 }
 
+at::Tensor normal_values(std::string_view name,
+                         const std::vector<std::int64_t>& shape, double std,
+                         std::uint64_t seed) {
+  at::Tensor out = at::empty(shape, at::kFloat);
+  fill_normal(out.mutable_data_ptr<float>(), out.numel(), seed, name,
+              static_cast<float>(std));
+  return out;
+}
+
+at::Tensor uniform_values(std::string_view name,
+                          const std::vector<std::int64_t>& shape, double bound,
+                          std::uint64_t seed) {
+  at::Tensor out = at::empty(shape, at::kFloat);
+  const auto b = static_cast<float>(bound);
+  fill_uniform(out.mutable_data_ptr<float>(), out.numel(), seed, name, -b, b);
+  return out;
+}
+
+std::pair<int, Site> prompt_site(const Backbone& backbone, std::int64_t length,
+                                 std::string_view method) {
+  const std::int64_t most = backbone.config().max_positions;
+  if (most > 0 && length >= most) {
+    fail<UsageError>(
+        "{}: a prompt of {} leaves no room for text: this {} takes {} tokens",
+        method, length, backbone.config().architecture, most);
+  }
+  const auto& sites = backbone.sites();
+  const auto it = std::ranges::find(sites, SiteKind::kEmbedding, &Site::kind);
+  THINWIRE_ASSERT(it != sites.end(), "a backbone without embeddings");
+  return {static_cast<int>(it - sites.begin()), *it};
+}
+
+std::int64_t prompt_place(const Backbone& backbone) {
+  const ModelConfig& c = backbone.config();
+  return c.decoder_layers == 0 && !c.decoder_only ? 1 : 0;
+}
+
 void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot) {
   const Parameters::Slot& s = backbone.parameters().slot(slot);
   DeltaEntry e;
@@ -105,6 +144,15 @@ bool is_layer_norm(std::string_view slot_name) {
          slot_name.find("layer_norm") != std::string_view::npos ||
          slot_name.find("layernorm") != std::string_view::npos ||
          slot_name.find(".ln_") != std::string_view::npos;
+}
+
+void declare_layer_norms(DeltaBuilder& builder, const Backbone& backbone) {
+  const Parameters& p = backbone.parameters();
+  for (int i = 0; i < p.size(); ++i) {
+    if (!p.slot(i).head && is_layer_norm(p.slot(i).name)) {
+      declare_slot(builder, backbone, i);
+    }
+  }
 }
 
 at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,

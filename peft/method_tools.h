@@ -40,6 +40,23 @@ void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial);
 void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial,
                    int group);
 
+// Initial values, a function of seed and name: normal with `std`, uniform in
+// [-bound, bound).
+at::Tensor normal_values(std::string_view name,
+                         const std::vector<std::int64_t>& shape, double std,
+                         std::uint64_t seed);
+at::Tensor uniform_values(std::string_view name,
+                          const std::vector<std::int64_t>& shape, double bound,
+                          std::uint64_t seed);
+
+// The embedding site that takes a prompt of `length`: the encoder's, or the
+// only one. Throws UsageError where the prompt leaves no room for text.
+std::pair<int, Site> prompt_site(const Backbone& backbone, std::int64_t length,
+                                 std::string_view method);
+// EmbeddingAttachment::insert_at(): models that pool the first token (BERT)
+// keep it first.
+std::int64_t prompt_place(const Backbone& backbone);
+
 // A dense entry for a whole slot, named as the slot.
 void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot);
 // Every head slot that nothing trains yet: methods that train the head may be
@@ -47,6 +64,8 @@ void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot);
 void declare_head(DeltaBuilder& builder, const Backbone& backbone);
 
 bool is_layer_norm(std::string_view slot_name);
+// Every layer norm but heads'.
+void declare_layer_norms(DeltaBuilder& builder, const Backbone& backbone);
 
 // The weight of `slot` among `merged`: appended, as a copy of what the bound
 // backbone uses now, when it is not there yet.

@@ -168,15 +168,18 @@ struct Tiny {
       classifier = add_classifier(*backbone, *source, 3);
     }
     batch = golden_inputs(golden, backbone->config());
+    number_tasks(batch, 0);
   }
 
   // Classes [B, C], or of the labels' rows [T, V].
-  at::Tensor logits(const BackboneInput& in, const ForwardContext& ctx = {}) {
+  at::Tensor logits(const BackboneInput& in, ForwardContext ctx = {}) {
+    ctx.tasks = in.tasks;
     if (classifier >= 0) return classify(*backbone, classifier, in, ctx);
     return backbone->lm_logits(token_states(in, ctx), of_tokens(in, ctx));
   }
   at::Tensor logits() { return logits(batch.input); }
-  at::Tensor loss(const BackboneInput& in, const ForwardContext& ctx = {}) {
+  at::Tensor loss(const BackboneInput& in, ForwardContext ctx = {}) {
+    ctx.tasks = in.tasks;
     if (classifier >= 0) return cross_entropy_sum(logits(in, ctx), in.labels);
     return backbone->lm_loss(token_states(in, ctx), in.labels,
                              of_tokens(in, ctx));
@@ -200,7 +203,15 @@ struct Tiny {
         one.emplace_back(name, golden.tensor(name).narrow(0, b, n));
       }
     }
-    return read_hf_inputs(one, backbone->config());
+    HfBatch out = read_hf_inputs(one, backbone->config());
+    number_tasks(out, b);
+    return out;
+  }
+  // Of task 0 and 1 in turn.
+  static void number_tasks(HfBatch& batch, std::int64_t first) {
+    for (std::int32_t& task : batch.input.tasks) {
+      task = static_cast<std::int32_t>(first++ % 2);
+    }
   }
 
   // Where the labels' rows stand in HF's tensors.

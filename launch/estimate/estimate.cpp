@@ -173,11 +173,7 @@ std::vector<Sample> largest_batch(const OpenRun& run, int ranks) {
   if (run.train == nullptr) {
     best = made_up_batch(run.config, run.backbone->config());
   } else {
-    const auto loader =
-        make_loader(run.train, {.batch_size = loader_batch(train),
-                                .ranks = ranks,
-                                .seed = train.data_seed,
-                                .bucket_window = train.bucket_window});
+    const auto loader = make_loader(run.train, loader_options(train, 0, ranks));
     const std::int64_t steps =
         total_steps(train, run.train->index().samples, ranks);
     const std::int64_t seen =

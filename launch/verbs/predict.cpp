@@ -72,13 +72,20 @@ void write_lines(const std::string& path,
   }
 }
 
+const ShardFolder& folder_of(const OpenRun& open) {
+  if (open.eval != nullptr) return *open.eval;
+  if (open.task_evals.size() == 1) return *open.task_evals.front().folder;
+  fail<UsageError>("{}: has several tasks; say --task NAME", open.config.path);
+}
+
 int run(const Arguments& arguments, Communicator& comm) {
   Progress progress;
   SavedRun saved = open_saved_run(arguments, comm, progress, "predict");
+  const ShardFolder& folder = folder_of(saved.open);
   const auto predictions = predict(comm, *saved.open.backbone, *saved.open.task,
-                                   *saved.open.eval, saved.options);
+                                   folder, saved.options);
   if (comm.rank() == 0) {
-    write_lines(arguments.get("output"), predictions, *saved.open.eval);
+    write_lines(arguments.get("output"), predictions, folder);
   }
   return kExitDone;
 }
@@ -88,6 +95,7 @@ constexpr VerbOption kOptions[] = {
     {"overrides…", "key.path=value, as train.eval_samples=10"},
     {"--delta PATH",
      "a delta file, checkpoint or run folder (default: the best of output)"},
+    {"--task NAME", "of several tasks this one"},
     {"--data DIR", "shards to predict (default: data.eval)"},
     {"--output FILE", "JSON lines (default: stdout)"},
 };

@@ -165,27 +165,21 @@ class PrefixTuning : public Method {
   static void declare_normal(DeltaBuilder& builder, const std::string& name,
                              const std::vector<std::int64_t>& shape, double std,
                              const DeclareContext& context) {
-    at::Tensor initial = at::empty(shape, at::kFloat);
-    fill_normal(initial.mutable_data_ptr<float>(), initial.numel(),
-                context.seed, name, static_cast<float>(std));
-    declare_dense(builder, name, std::move(initial));
+    declare_dense(builder, name, normal_values(name, shape, std, context.seed));
   }
 
   // As the reference code leaves a linear layer: uniform by its inputs.
   static void declare_linear(DeltaBuilder& builder, const std::string& stem,
                              std::int64_t in, std::int64_t out,
                              const DeclareContext& context) {
-    const auto bound =
-        static_cast<float>(1 / std::sqrt(static_cast<double>(in)));
-    const auto declare = [&](const char* name,
+    const double bound = 1 / std::sqrt(static_cast<double>(in));
+    const auto declare = [&](const std::string& name,
                              const std::vector<std::int64_t>& shape) {
-      at::Tensor initial = at::empty(shape, at::kFloat);
-      fill_uniform(initial.mutable_data_ptr<float>(), initial.numel(),
-                   context.seed, stem + name, -bound, bound);
-      declare_dense(builder, stem + name, std::move(initial));
+      declare_dense(builder, name,
+                    uniform_values(name, shape, bound, context.seed));
     };
-    declare("weight", {out, in});
-    declare("bias", {out});
+    declare(stem + "weight", {out, in});
+    declare(stem + "bias", {out});
   }
 
   std::vector<int> sites(const Backbone& backbone) const {

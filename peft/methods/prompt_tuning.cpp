@@ -117,27 +117,18 @@ class PromptTuning : public Method {
   void declare(DeltaBuilder& builder, const Backbone& backbone,
                const DeclareContext& context) override {
     builder.method_config(config_text(id(), config_));
-    const Site& site =
-        backbone.sites()[static_cast<std::size_t>(embedding_site(backbone))];
-    const std::int64_t most = backbone.config().max_positions;
-    if (most > 0 && length_ >= most) {
-      fail<UsageError>(
-          "prompt_tuning: a prompt of {} leaves no room for text: this {} "
-          "takes {} tokens",
-          length_, backbone.config().architecture, most);
-    }
+    const Site site = prompt_site(backbone, length_, id()).second;
     declare_dense(builder, kName, initial(backbone, site, context.seed));
     if (config_.at("train_head").get<bool>()) declare_head(builder, backbone);
   }
 
   void attach(Backbone& backbone, const Delta& delta) override {
-    const bool pools = backbone.config().decoder_layers == 0 &&
-                       !backbone.config().decoder_only;
+    const std::int64_t place = prompt_place(backbone);
     const bool front = config_.at("front").get<bool>();
-    backbone.attach(
-        embedding_site(backbone),
-        std::make_shared<Prompt>(delta.leaf(kName), pools && !front ? 1 : 0,
-                                 pools && front));
+    backbone.attach(prompt_site(backbone, length_, id()).first,
+                    std::make_shared<Prompt>(delta.leaf(kName),
+                                             front ? 0 : place,
+                                             front && place > 0));
   }
 
   void merge(const Backbone&, const Delta&, MergedSlots&) const override {
@@ -146,27 +137,12 @@ class PromptTuning : public Method {
   }
 
  private:
-  // The encoder's, or the only one.
-  static int embedding_site(const Backbone& backbone) {
-    const auto& sites = backbone.sites();
-    const auto it = std::ranges::find(sites, SiteKind::kEmbedding, &Site::kind);
-    THINWIRE_ASSERT(it != sites.end(), "a backbone without embeddings");
-    return static_cast<int>(it - sites.begin());
-  }
-
   at::Tensor initial(const Backbone& backbone, const Site& site,
                      std::uint64_t seed) const {
-    at::Tensor p = at::empty({length_, site.d_out}, at::kFloat);
-    auto* to = p.mutable_data_ptr<float>();
-    const auto scale = static_cast<float>(scale_);
-    if (init_ == "uniform") {
-      fill_uniform(to, p.numel(), seed, kName, -scale, scale);
-      return p;
-    }
-    if (init_ == "normal") {
-      fill_normal(to, p.numel(), seed, kName, scale);
-      return p;
-    }
+    const std::vector<std::int64_t> shape{length_, site.d_out};
+    if (init_ == "uniform") return uniform_values(kName, shape, scale_, seed);
+    if (init_ == "normal") return normal_values(kName, shape, scale_, seed);
+    at::Tensor p = at::empty(shape, at::kFloat);
     const at::Tensor& table = backbone.parameters().slot(site.weight).frozen;
     const std::int64_t from = std::min(vocabulary_, table.size(0));
     if (length_ > from) {

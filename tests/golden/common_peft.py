@@ -88,6 +88,33 @@ def contract(name, config=None, start="equal", counts=()):
     path.write_text(json.dumps(about, indent=2) + "\n")
 
 
+def with_prompt(words, prompt, batch, behind):
+    """The batch with the prompt [l, d], or one per row [B, l, d], put into each
+    row before its first token, or behind it."""
+    at = batch["attention_mask"].argmax(1) + behind
+    length = prompt.shape[-2]
+
+    def insert(x, what):
+        each = what if what.dim() == x.dim() else [what] * len(x)
+        rows = [torch.cat([r[:i], w, r[i:]]) for r, i, w in zip(x, at, each)]
+        return torch.stack(rows)
+
+    zeros = torch.zeros(length, dtype=torch.long)
+    out = dict(
+        inputs_embeds=insert(words, prompt),
+        attention_mask=insert(batch["attention_mask"], zeros + 1),
+        labels=batch["labels"],
+    )
+    if "token_type_ids" in batch:
+        out["token_type_ids"] = insert(batch["token_type_ids"], zeros)
+    return out
+
+
+def tasks_of(batch):
+    """As the tests number them: 0 and 1 in turn."""
+    return [b % 2 for b in range(len(batch["labels"]))]
+
+
 def run(model, batch):
     """Logits of a pass whose summed loss has gone backward."""
     labels = batch["labels"]
