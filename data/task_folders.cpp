@@ -27,8 +27,7 @@ class TaskFolder final : public ShardFolder {
       std::span<const std::int64_t> ascending) const override {
     return numbered(folder_->gather(ascending));
   }
-  std::vector<std::string> references(std::int64_t first,
-                                      std::int64_t count) const override {
+  References references(std::int64_t first, std::int64_t count) const override {
     return folder_->references(first, count);
   }
   const std::vector<std::int32_t>& lengths() const override {
@@ -126,9 +125,8 @@ class JoinedFolders final : public ShardFolder {
     }
     return out;
   }
-  std::vector<std::string> references(std::int64_t first,
-                                      std::int64_t count) const override {
-    auto out = over_parts<std::string>(
+  References references(std::int64_t first, std::int64_t count) const override {
+    auto out = over_parts<References::value_type>(
         first, count,
         [](const ShardFolder& part, std::int64_t at, std::int64_t n) {
           return part.references(at, n);

@@ -49,9 +49,8 @@ class Counted final : public ShardFolder {
     }
     return out;
   }
-  std::vector<std::string> references(std::int64_t,
-                                      std::int64_t count) const override {
-    return std::vector<std::string>(static_cast<std::size_t>(count), "r");
+  References references(std::int64_t, std::int64_t count) const override {
+    return References(static_cast<std::size_t>(count), {"r"});
   }
   const std::vector<std::int32_t>& lengths() const override { return lengths_; }
   std::vector<std::int32_t> lengths(std::int64_t first,

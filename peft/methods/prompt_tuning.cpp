@@ -125,10 +125,10 @@ class PromptTuning : public Method {
   void attach(Backbone& backbone, const Delta& delta) override {
     const std::int64_t place = prompt_place(backbone);
     const bool front = config_.at("front").get<bool>();
-    backbone.attach(prompt_site(backbone, length_, id()).first,
-                    std::make_shared<Prompt>(delta.leaf(kName),
-                                             front ? 0 : place,
-                                             front && place > 0));
+    backbone.attach(
+        prompt_site(backbone, length_, id()).first,
+        std::make_shared<Prompt>(delta.leaf(kName), front ? 0 : place,
+                                 front && place > 0));
   }
 
   void merge(const Backbone&, const Delta&, MergedSlots&) const override {
