@@ -1,6 +1,7 @@
 #include "launch/open_run.h"
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -72,7 +73,7 @@ void apply_settings(const RunConfig& config) {
   set_reference_ops(config.reference_ops);
 }
 
-std::string find_delta(const std::string& path) {
+std::optional<std::string> find_delta(const std::string& path) {
   if (!fs::is_directory(path)) return path;
   for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
     const fs::path file = fs::path(path) / name;
@@ -83,9 +84,7 @@ std::string find_delta(const std::string& path) {
           (fs::path(path) / "checkpoints").string(), &skipped)) {
     return (fs::path(*newest) / "delta.safetensors").string();
   }
-  fail<UsageError>(
-      "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
-      path);
+  return std::nullopt;
 }
 
 }  // namespace
@@ -127,23 +126,40 @@ OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
   return run;
 }
 
-Delta attach_saved_delta(OpenRun& run, const std::string& path,
-                         std::string* found) {
+bool holds_delta(const std::string& path) {
+  const auto file = find_delta(path);
+  return file && fs::exists(*file);
+}
+
+Delta load_saved_delta(const OpenRun& run, const std::string& path,
+                       std::string* found) {
   if (path.empty() && run.config.output.empty()) {
     fail<UsageError>("{}: names no output; give --delta", run.config.path);
   }
-  const std::string file = find_delta(path.empty() ? run.config.output : path);
-  DeltaFile loaded = load_delta(file);
+  const std::string& where = path.empty() ? run.config.output : path;
+  const auto file = find_delta(where);
+  if (!file) {
+    fail<UsageError>(
+        "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
+        where);
+  }
+  DeltaFile loaded = load_delta(*file);
   if (loaded.backbone != run.identity) {
     fail<UsageError>(
         "{}: was made for backbone {}, this model is {}; give the model it was "
         "trained on",
-        file, loaded.backbone.hex(), run.identity.hex());
+        *file, loaded.backbone.hex(), run.identity.hex());
   }
-  place_delta(*run.backbone, loaded.delta);
-  attach_delta(*run.backbone, run.methods, loaded.delta);
-  if (found != nullptr) *found = file;
+  if (found != nullptr) *found = *file;
   return std::move(loaded.delta);
+}
+
+Delta attach_saved_delta(OpenRun& run, const std::string& path,
+                         std::string* found) {
+  Delta delta = load_saved_delta(run, path, found);
+  place_delta(*run.backbone, delta);
+  attach_delta(*run.backbone, run.methods, delta);
+  return delta;
 }
 
 }  // namespace thinwire

@@ -43,18 +43,19 @@ class Estimate : public testing::Test {
     return open_run(load_run_config(base + ".yaml", {}), Need::kNothing,
                     Need::kNothing, *comm_);
   }
-  Delta declare(OpenRun& run) {
-    return declare_delta(*run.backbone, run.methods,
-                         {.seed = 1, .step = 0, .scoring = nullptr});
+  static ForeseenDelta declare(OpenRun& run) {
+    return foresee_delta(run, "", 0);
   }
   // Few layers foretell what a step of all of them takes.
   void expect_affine(OpenRun run) {
-    const Delta delta = declare(run);
+    expect_affine(run, declare(run));
+  }
+  void expect_affine(const OpenRun& run, const ForeseenDelta& foreseen) {
     const auto batch = largest_batch(run);
-    const StepEstimate e = estimate_step(run, delta, batch, 1e18);
-    const Probe whole = probe_step(
-        run.config, *run.backbone, batch, run.backbone->config().layers,
-        run.backbone->config().decoder_layers, false);
+    const StepEstimate e = estimate_step(run, foreseen, batch, 1e18);
+    const LayerPlan all = all_layers(*run.backbone);
+    const Probe whole = probe_step(run.config, *run.backbone, foreseen.delta, batch,
+                                   {all.encoder.base, all.decoder.base}, false);
     const double fact = whole.step.most() + whole.state_bytes;
     const auto foretold = static_cast<double>(
         e.memory.states + e.memory.activations + e.memory.transient);
@@ -91,7 +92,7 @@ TEST_F(Estimate, FewLayersForetellAll) {
 
 TEST_F(Estimate, AFewSamplesForetellTheBatch) {
   OpenRun run = open(kBert, "{kind: classify, labels: 2}", "{method: full}");
-  const Delta delta = declare(run);
+  const ForeseenDelta delta = declare(run);
   const auto batch = largest_batch(run);
   const StepEstimate all = estimate_step(run, delta, batch, 1e18);
   const StepEstimate few = estimate_step(run, delta, batch, 1);
