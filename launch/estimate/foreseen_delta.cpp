@@ -72,7 +72,10 @@ ForeseenDelta foresee_delta(OpenRun& run, const std::string& folder,
     Delta saved = load_saved_delta(run, folder);
     if (saved.method_configs() == declared.method_configs() &&
         saved.trainable() >= declared.trainable()) {
-      return {std::move(saved), "as in the run"};
+      const bool masked = std::ranges::any_of(
+          saved.entries(),
+          [](const DeltaEntry& e) { return e.kind == EntryKind::kMasked; });
+      return {std::move(saved), masked ? "as in the run" : ""};
     }
   }
   FewExamples examples(run, budget);
