@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/heap.h"
 #include "comm/communicator.h"
 #include "dist/options.h"
 #include "dist/stopwatch.h"
@@ -24,6 +25,14 @@ MicroBatches::MicroBatches(const TrainRun& run, Loader& loader)
 SampleBatch MicroBatches::next(StepRecord& record) {
   Stopwatch clock;
   SampleBatch batch = loader_.next();
+  std::int64_t tokens = 0;
+  for (const Sample& s : batch.samples) {
+    tokens += std::ssize(s.input) + std::ssize(s.target);
+  }
+  // The pieces that smaller batches freed are too small for this one, and would
+  // stay beside what it takes. Larger ones soon come no more.
+  if (tokens > most_tokens_) give_back_freed_memory();
+  most_tokens_ = std::max(most_tokens_, tokens);
   record.data_ms += clock.lap();
   return batch;
 }

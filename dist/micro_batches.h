@@ -67,6 +67,7 @@ class MicroBatches {
   Loader& loader_;
   std::optional<VirtualShards> shards_;  // deterministic
   TreeSum tree_;
+  std::int64_t most_tokens_ = 0;  // in a batch so far
 };
 
 }  // namespace thinwire

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -122,6 +123,20 @@ void apply_settings(const RunConfig& config) {
   set_reference_ops(config.reference_ops);
 }
 
+std::optional<std::string> delta_in(const std::string& path) {
+  if (!fs::is_directory(path)) return path;
+  for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
+    const fs::path file = fs::path(path) / name;
+    if (fs::exists(file)) return file.string();
+  }
+  std::vector<std::string> skipped;
+  if (const auto newest = newest_checkpoint(
+          (fs::path(path) / "checkpoints").string(), &skipped)) {
+    return (fs::path(*newest) / "delta.safetensors").string();
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::shared_ptr<const ShardFolder> open_data(const std::string& path,
@@ -166,23 +181,22 @@ OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
 }
 
 std::string find_delta(const std::string& path) {
-  if (!fs::is_directory(path)) return path;
-  for (const char* name : {"delta.safetensors", "best/delta.safetensors"}) {
-    const fs::path file = fs::path(path) / name;
-    if (fs::exists(file)) return file.string();
+  auto file = delta_in(path);
+  if (!file) {
+    fail<UsageError>(
+        "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
+        path);
   }
-  std::vector<std::string> skipped;
-  if (const auto newest = newest_checkpoint(
-          (fs::path(path) / "checkpoints").string(), &skipped)) {
-    return (fs::path(*newest) / "delta.safetensors").string();
-  }
-  fail<UsageError>(
-      "{}: holds no delta (a run folder has best/ or checkpoints/step-N/)",
-      path);
+  return *std::move(file);
 }
 
-Delta attach_saved_delta(OpenRun& run, const std::string& path,
-                         std::string* found) {
+bool holds_delta(const std::string& path) {
+  const auto file = delta_in(path);
+  return file && fs::exists(*file);
+}
+
+Delta load_saved_delta(const OpenRun& run, const std::string& path,
+                       std::string* found) {
   if (path.empty() && run.config.output.empty()) {
     fail<UsageError>("{}: names no output; give --delta", run.config.path);
   }
@@ -194,10 +208,16 @@ Delta attach_saved_delta(OpenRun& run, const std::string& path,
         "trained on",
         file, loaded.backbone.hex(), run.identity.hex());
   }
-  place_delta(*run.backbone, loaded.delta);
-  attach_delta(*run.backbone, run.methods, loaded.delta);
   if (found != nullptr) *found = file;
   return std::move(loaded.delta);
+}
+
+Delta attach_saved_delta(OpenRun& run, const std::string& path,
+                         std::string* found) {
+  Delta delta = load_saved_delta(run, path, found);
+  place_delta(*run.backbone, delta);
+  attach_delta(*run.backbone, run.methods, delta);
+  return delta;
 }
 
 }  // namespace thinwire

@@ -49,8 +49,12 @@ std::string find_delta(const std::string& path);
 
 // A delta from a file, a checkpoint folder, a run folder (its best/, else its
 // newest checkpoint) or, when `path` is empty, from the config's run folder;
-// checked against the run's backbone and attached to it. Its path goes to
-// *found unless null.
+// checked against the run's backbone. Its path goes to *found unless null.
+Delta load_saved_delta(const OpenRun& run, const std::string& path,
+                       std::string* found = nullptr);
+bool holds_delta(const std::string& path);  // where that would look
+
+// The same, attached to the backbone.
 Delta attach_saved_delta(OpenRun& run, const std::string& path,
                          std::string* found = nullptr);
 

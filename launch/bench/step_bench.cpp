@@ -10,7 +10,6 @@
 #include <algorithm>
 
 #include "comm/communicator.h"
-#include "dist/declare.h"
 #include "dist/stopwatch.h"
 #include "launch/bench/step_check.h"
 #include "launch/report.h"
@@ -116,14 +115,11 @@ double gemm_rate(std::int64_t rows, bool bf16) {
 StepBenchResult bench_step(OpenRun& open, Communicator& comm,
                            const StepBenchOptions& options) {
   StepBenchResult result;
-  const TrainOptions& train_options = open.config.train;
   {
-    Delta delta = declare_delta(
-        *open.backbone, open.methods,
-        {.seed = train_options.seed, .step = 0, .scoring = nullptr});
+    ForeseenDelta foreseen = foresee_delta(open, "", kScoringBudget);
     const std::vector<Sample> batch = largest_batch(open, comm.size());
-    result.estimate = estimate_step(open, delta, batch, kInspectBudget);
-    result.checks = check_step(open, delta, batch);
+    result.estimate = estimate_step(open, foreseen, batch, kInspectBudget);
+    result.checks = check_step(open, foreseen.delta, batch);
     open.backbone->parameters().freeze_all();
     open.backbone->detach_all();
   }

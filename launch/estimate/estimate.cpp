@@ -3,13 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <map>
 
 #include "base/error.h"
 #include "data/loader.h"
 #include "dist/options.h"
+#include "launch/estimate/whole_step.h"
 #include "launch/progress.h"
 #include "launch/report.h"
 #include "ops/tensor_memory.h"
@@ -24,123 +23,6 @@ constexpr std::int64_t kProcessBase = 190'000'000;
 constexpr std::int64_t kBatchesSeen = 500;
 // Tokens of a sample where neither data nor config say.
 constexpr std::int64_t kTokensUnknown = 128, kTargetsUnknown = 32;
-
-std::int64_t tokens_of(std::span<const Sample> samples) {
-  std::int64_t n = 0;
-  for (const Sample& s : samples)
-    n += std::ssize(s.input) + std::ssize(s.target);
-  return n;
-}
-
-// All that is extrapolated, in one row.
-using Figures = std::array<double, StepMemory::kParts + 1>;
-
-Figures figures_of(const StepMemory& m) {
-  Figures f;
-  std::copy(std::begin(m.peak), std::end(m.peak), f.begin());
-  f.back() = m.kept;
-  return f;
-}
-
-// a + (b - a) * times
-Figures along(const Figures& a, const Figures& b, double times) {
-  Figures out;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    out[i] = a[i] + (b[i] - a[i]) * times;
-  }
-  return out;
-}
-
-// Every count-th sample from the longest down: lengths as in the whole.
-std::vector<Sample> thinned(std::span<const Sample> samples,
-                            std::size_t count) {
-  std::vector<const Sample*> order;
-  for (const Sample& s : samples) order.push_back(&s);
-  std::ranges::stable_sort(order, std::greater{}, [](const Sample* s) {
-    return s->input.size() + s->target.size();
-  });
-  std::vector<Sample> out;
-  for (std::size_t i = 0; i < count; ++i) {
-    out.push_back(*order[i * order.size() / count]);
-  }
-  return out;
-}
-
-class Estimating {
- public:
-  Estimating(const OpenRun& run, std::span<const Sample> batch, double budget)
-      : run_(run), model_(run.backbone->config()) {
-    all_ = tokens_of(batch);
-    probed_.assign(batch.begin(), batch.end());
-    const double cost = 3 * 6 * probe_numbers() * static_cast<double>(all_);
-    const auto fits = static_cast<std::size_t>(
-        static_cast<double>(batch.size()) * budget / std::max(cost, 1.0));
-    if (fits >= batch.size() || batch.size() < 4) return;
-    probed_ =
-        thinned(batch, std::clamp<std::size_t>(fits * 2 / 3, 2, batch.size()));
-    half_ = thinned(probed_, probed_.size() / 2);
-  }
-
-  // Of a whole batch, on the whole model.
-  Figures figures() {
-    const std::int64_t e = model_.layers, d = model_.decoder_layers;
-    std::int64_t e0 = std::min(e, kFew), d0 = std::min(d, kFew);
-    Figures at;
-    try {
-      at = here(e0, d0, true);
-    } catch (const UsageError&) {
-      // A method that leaves the first layers alone finds no place in so few.
-      at = here(e0 = e, d0 = d, true);
-    }
-    Figures out = at;
-    const auto add = [&](const Figures& more, std::int64_t layers) {
-      const Figures to = along(at, more, static_cast<double>(layers));
-      for (std::size_t i = 0; i < out.size(); ++i) out[i] += to[i] - at[i];
-    };
-    if (e > e0) add(here(e0 + 1, d0, false), e - e0);
-    if (d > d0) add(here(e0, d0 + 1, false), d - d0);
-    return out;
-  }
-
-  const Probe& probe() const { return probe_; }
-  std::span<const Sample> probed() const { return probed_; }
-
- private:
-  static constexpr std::int64_t kFew = 2;
-
-  // In a model of kFew layers, the output matrix included.
-  double probe_numbers() const {
-    double layers = 0, rest = 0;
-    for (const Site& s : run_.backbone->sites()) {
-      if (s.kind != SiteKind::kLinear) continue;
-      const auto n = static_cast<double>(s.d_in * s.d_out);
-      (s.layer < 0 ? rest : layers) += s.layer < kFew ? n : 0;
-    }
-    return layers + rest;
-  }
-
-  Figures here(std::int64_t layers, std::int64_t decoder_layers, bool first) {
-    Probe whole = probe_step(run_.config, *run_.backbone, probed_, layers,
-                             decoder_layers, first);
-    Figures out = figures_of(whole.step);
-    if (!half_.empty()) {
-      const Probe half = probe_step(run_.config, *run_.backbone, half_, layers,
-                                    decoder_layers, false);
-      const auto more = static_cast<double>(tokens_of(probed_));
-      const auto less = static_cast<double>(tokens_of(half_));
-      out = along(figures_of(half.step), out,
-                  (static_cast<double>(all_) - less) / (more - less));
-    }
-    if (first) probe_ = std::move(whole);
-    return out;
-  }
-
-  const OpenRun& run_;
-  const ModelConfig& model_;
-  std::int64_t all_ = 0;  // tokens
-  std::vector<Sample> probed_, half_;
-  Probe probe_;
-};
 
 std::vector<Sample> made_up_batch(const RunConfig& config,
                                   const ModelConfig& model) {
@@ -191,15 +73,13 @@ std::vector<Sample> largest_batch(const OpenRun& run, int ranks) {
   return best;
 }
 
-StepEstimate estimate_step(const OpenRun& run, const Delta& delta,
+StepEstimate estimate_step(const OpenRun& run, const ForeseenDelta& foreseen,
                            std::span<const Sample> batch, double budget) {
   THINWIRE_ASSERT(!batch.empty(), "no samples to estimate a step of");
   count_tensor_memory();
-  Estimating estimating(run, batch, budget);
-  const Figures figures = estimating.figures();
-  const Probe& probe = estimating.probe();
-  const double peak = *std::max_element(figures.begin(), figures.end() - 1);
-  const double kept = std::min(figures.back(), peak);
+  const Delta& delta = foreseen.delta;
+  const WholeStep step = foretell_step(run, delta, batch, budget);
+  const Probe& probe = step.probe;
 
   StepEstimate out;
   MemoryEstimate& m = out.memory;
@@ -212,23 +92,25 @@ StepEstimate estimate_step(const OpenRun& run, const Delta& delta,
   m.states =
       std::llround(probe.state_bytes * static_cast<double>(delta.size()) /
                    std::max(1.0, probe.numbers));
-  m.activations = std::llround(kept);
-  m.transient = std::llround(peak - kept);
+  m.activations = std::llround(step.kept);
+  m.transient = std::llround(step.peak - step.kept);
   m.base = kProcessBase;
   m.tensors = run.model.private_bytes + masked.more() + m.states +
               m.activations + m.transient;
   m.process = m.base + run.model.shared_bytes + m.tensors;
   out.flops =
-      count_flops(*run.backbone, delta, probe, estimating.probed(), batch);
+      count_flops(*run.backbone, delta, probe, step.plan, step.probed, batch);
   out.samples = std::ssize(batch);
   out.tokens = tokens_of(batch);
   out.trainable = delta.trainable();
+  out.masks = foreseen.masks;
   return out;
 }
 
 nlohmann::ordered_json to_json(const StepEstimate& e) {
   const MemoryEstimate& m = e.memory;
   return {{"trainable_parameters", e.trainable},
+          {"masks", e.masks},
           {"samples", e.samples},
           {"tokens", e.tokens},
           {"forward_flops", e.flops.forward},
@@ -275,9 +157,11 @@ std::string describe(const StepEstimate& e) {
   row("program and libraries", m.base);
   row("peak of tensors", m.tensors);
   row("peak of the process", m.process);
+  const std::string masks =
+      e.masks.empty() ? "" : fmt::format("masks: {}\n", e.masks);
   return fmt::format("a step of {} samples, {} tokens (the largest batch)\n",
                      with_commas(e.samples), with_commas(e.tokens)) +
-         format_table(rows) +
+         masks + format_table(rows) +
          fmt::format("arithmetic: {:.4g} GFLOP forward, {:.4g} backward\n",
                      e.flops.forward / 1e9, e.flops.backward / 1e9);
 }

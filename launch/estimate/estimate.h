@@ -9,6 +9,7 @@
 
 #include "base/sample.h"
 #include "launch/estimate/flops.h"
+#include "launch/estimate/foreseen_delta.h"
 #include "launch/open_run.h"
 
 namespace thinwire {
@@ -29,6 +30,7 @@ struct StepEstimate {
   StepFlops flops;
   std::int64_t samples = 0, tokens = 0;  // of the batch that it is for
   std::int64_t trainable = 0;
+  std::string masks;  // where the delta's are from, as ForeseenDelta has it
 };
 
 // The batch with the most tokens that one rank will meet, among the first
@@ -36,13 +38,13 @@ struct StepEstimate {
 // sample.
 std::vector<Sample> largest_batch(const OpenRun& run, int ranks = 1);
 
-// Floating-point operations that the probes may make. Above it the estimate is made from
-// fewer samples.
+// Floating-point operations that the probes may make. Above it the estimate is
+// made from fewer samples.
 inline constexpr double kInspectBudget = 6e11, kSummaryBudget = 3e11;
 
-// delta: the run's, or as declared without scoring. Counts tensors from now on
+// foreseen: its masks are those that are measured. Counts tensors from now on
 // if nobody did; makes steps on small models, on this rank alone.
-StepEstimate estimate_step(const OpenRun& run, const Delta& delta,
+StepEstimate estimate_step(const OpenRun& run, const ForeseenDelta& foreseen,
                            std::span<const Sample> batch, double budget);
 
 nlohmann::ordered_json to_json(const StepEstimate& estimate);

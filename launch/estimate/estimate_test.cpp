@@ -1,12 +1,19 @@
 #include "launch/estimate/estimate.h"
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <fstream>
+#include <functional>
+#include <map>
+#include <regex>
 
+#include "base/temp_folder.h"
 #include "comm/communicator.h"
-#include "dist/declare.h"
+#include "dist/testing.h"
+#include "launch/estimate/layer_names.h"
 #include "ops/tensor_memory.h"
 
 namespace thinwire {
@@ -27,11 +34,19 @@ constexpr const char* kBert = R"({"model_type": "bert",
   "max_position_embeddings": 64, "type_vocab_size": 2, "hidden_act": "gelu",
   "layer_norm_eps": 1e-12, "pad_token_id": 0, "initializer_range": 0.02})";
 
+// The same with many layers, of which a whole step costs more than a few.
+const std::string kDeepT5 = std::regex_replace(
+    std::regex_replace(kT5, std::regex("\"num_layers\": 7"),
+                       "\"num_layers\": 24"),
+    std::regex("\"num_decoder_layers\": 5"), "\"num_decoder_layers\": 16");
+const std::string kDeepBert = std::regex_replace(
+    kBert, std::regex("\"num_hidden_layers\": 6"), "\"num_hidden_layers\": 14");
+
 class Estimate : public testing::Test {
  protected:
   void SetUp() override { count_tensor_memory(); }
 
-  OpenRun open(const char* model, const std::string& task,
+  OpenRun open(const std::string& model, const std::string& task,
                const std::string& peft) {
     const std::string base =
         testing::TempDir() + "/estimate_" + std::to_string(getpid());
@@ -43,18 +58,18 @@ class Estimate : public testing::Test {
     return open_run(load_run_config(base + ".yaml", {}), Need::kNothing,
                     Need::kNothing, *comm_);
   }
-  Delta declare(OpenRun& run) {
-    return declare_delta(*run.backbone, run.methods,
-                         {.seed = 1, .step = 0, .scoring = nullptr});
+  static ForeseenDelta declare(OpenRun& run) {
+    return foresee_delta(run, "", 0);
   }
   // Few layers foretell what a step of all of them takes.
-  void expect_affine(OpenRun run) {
-    const Delta delta = declare(run);
+  void expect_affine(OpenRun run) { expect_affine(run, declare(run)); }
+  void expect_affine(const OpenRun& run, const ForeseenDelta& foreseen) {
     const auto batch = largest_batch(run);
-    const StepEstimate e = estimate_step(run, delta, batch, 1e18);
-    const Probe whole = probe_step(
-        run.config, *run.backbone, batch, run.backbone->config().layers,
-        run.backbone->config().decoder_layers, false);
+    const StepEstimate e = estimate_step(run, foreseen, batch, 1e18);
+    const LayerPlan all = all_layers(*run.backbone);
+    const Probe whole =
+        probe_step(run.config, *run.backbone, foreseen.delta, batch,
+                   {all.encoder.base, all.decoder.base}, false);
     const double fact = whole.step.most() + whole.state_bytes;
     const auto foretold = static_cast<double>(
         e.memory.states + e.memory.activations + e.memory.transient);
@@ -89,9 +104,118 @@ TEST_F(Estimate, FewLayersForetellAll) {
   }
 }
 
+// A mask of some layers' tensors: every tenth number of those that `chosen`
+// picks by the layer's number and its name without it.
+Delta mask_of(const Backbone& backbone,
+              const std::function<bool(const LayerPlace&)>& chosen) {
+  DeltaBuilder builder;
+  const LayerNames names(backbone);
+  const Parameters& p = backbone.parameters();
+  for (int i = 0; i < p.size(); ++i) {
+    const auto place = names.find(p.slot(i).name);
+    if (!place || !chosen(*place)) continue;
+    DeltaEntry e;
+    e.name = e.target = p.slot(i).name;
+    e.kind = EntryKind::kMasked;
+    e.shape = p.slot(i).frozen.sizes().vec();
+    e.index = at::arange(0, p.slot(i).frozen.numel(), 10, at::kInt);
+    const std::int64_t n = e.index.numel();
+    builder.add(std::move(e), at::zeros({n}, at::kFloat));
+  }
+  return builder.build();
+}
+
+bool is(const LayerPlace& place, const char* tensor) {
+  return place.after.find(tensor) != std::string_view::npos;
+}
+
+// Masks that leave most tensors alone, differently in different layers.
+TEST_F(Estimate, LayersOfManyKindsForetellAll) {
+  const char* fish = "{method: fish_mask, density: 0.02, samples: 4}";
+  const auto expect_fewer = [&](const std::string& model,
+                                const std::string& task, const auto& chosen,
+                                std::size_t kinds) {
+    OpenRun run = open(model, task, fish);
+    ForeseenDelta foreseen{mask_of(*run.backbone, chosen), ""};
+    const LayerPlan plan = plan_layers(*run.backbone, foreseen.delta);
+    EXPECT_EQ(plan.encoder.more.size() + plan.decoder.more.size(), kinds);
+    expect_affine(run, foreseen);
+    // As an even spread over all numbers it would be far off.
+    const auto batch = largest_batch(run);
+    const auto bytes = [&](const ForeseenDelta& d) {
+      const MemoryEstimate m = estimate_step(run, d, batch, 1e18).memory;
+      return static_cast<double>(m.activations + m.transient);
+    };
+    EXPECT_GT(bytes(declare(run)) / bytes(foreseen), 1.1);
+  };
+  expect_fewer(
+      kDeepT5, "{kind: text_to_text}",
+      [](const LayerPlace& p) {
+        if (p.decoder) return p.layer >= 4 && is(p, "EncDecAttention.v");
+        return p.layer % 2 == 0 ? is(p, "SelfAttention.q") : is(p, ".wo.");
+      },
+      4);
+  expect_fewer(
+      kDeepBert, "{kind: classify, labels: 2}",
+      [](const LayerPlace& p) {
+        return p.layer >= 6 && is(p, p.layer % 3 == 0 ? "query" : "output");
+      },
+      3);
+}
+
+TEST_F(Estimate, RareKindsCountAsTheNearest) {
+  OpenRun run =
+      open(kDeepBert, "{kind: classify, labels: 2}", "{method: full}");
+  const char* tensors[] = {"query.w", "key.w", "value.w", "output.dense.w"};
+  // Layers 1 to 8 in pairs, 9 and 10 like the last of these but for a bias.
+  const Delta delta = mask_of(*run.backbone, [&](const LayerPlace& p) {
+    if (p.layer == 0 || p.layer > 10) return is(p, "query");
+    if (p.layer > 8)
+      return is(p, tensors[3]) || (p.layer == 9 && is(p, "key.b"));
+    return is(p, tensors[(p.layer - 1) / 2]);
+  });
+  const StackPlan plan = plan_layers(*run.backbone, delta).encoder;
+  EXPECT_EQ(plan.base, (std::vector<int>{0, 13}));
+  std::map<int, std::int64_t> times;
+  for (const auto& more : plan.more) times[more.layer] = more.times;
+  // 11 and 12 are a kind of two.
+  EXPECT_EQ(times,
+            (std::map<int, std::int64_t>{{1, 4}, {3, 2}, {5, 2}, {7, 4}}));
+}
+
+TEST_F(Estimate, FewExamplesSayWhichTensorsAMaskLeavesAlone) {
+  const char* fish = "{method: fish_mask, density: 0.02, samples: 64}";
+  OpenRun run = open(kBert, "{kind: classify, labels: 3}", fish);
+  EXPECT_EQ(foresee_delta(run, "", kScoringBudget).masks,
+            "spread evenly, as nothing was scored");
+  run.train = trial::make_folder(40, /*text=*/false);
+  const ForeseenDelta even = foresee_delta(run, "", 0);
+  EXPECT_EQ(even.masks, "spread evenly, as nothing was scored");
+  const ForeseenDelta scored = foresee_delta(run, "", kScoringBudget);
+  EXPECT_EQ(scored.masks, "as 16 of 40 examples score them");
+  EXPECT_EQ(scored.delta.trainable(), even.delta.trainable());
+  EXPECT_NE(scored.delta.hash().hex(), even.delta.hash().hex());
+
+  // A run's own is taken before that, unless other methods made it.
+  const TempFolder folder;
+  const std::string file = folder / "delta.safetensors";
+  save_delta(file, scored.delta, run.identity);
+  const ForeseenDelta own = foresee_delta(run, folder.path(), 0);
+  EXPECT_EQ(own.masks, "as in the run");
+  EXPECT_EQ(own.delta.hash().hex(), scored.delta.hash().hex());
+  OpenRun other = open(kBert, "{kind: classify, labels: 3}",
+                       "{method: fish_mask, density: 0.03, samples: 64}");
+  EXPECT_EQ(foresee_delta(other, folder.path(), 0).masks,
+            "spread evenly, as nothing was scored");
+  OpenRun lora = open(kBert, "{kind: classify, labels: 3}",
+                      "{method: lora, r: 4, target_modules: [query]}");
+  lora.train = run.train;
+  EXPECT_EQ(foresee_delta(lora, "", kScoringBudget).masks, "");
+}
+
 TEST_F(Estimate, AFewSamplesForetellTheBatch) {
   OpenRun run = open(kBert, "{kind: classify, labels: 2}", "{method: full}");
-  const Delta delta = declare(run);
+  const ForeseenDelta delta = declare(run);
   const auto batch = largest_batch(run);
   const StepEstimate all = estimate_step(run, delta, batch, 1e18);
   const StepEstimate few = estimate_step(run, delta, batch, 1);

@@ -1,10 +1,10 @@
 #include "launch/estimate/flops.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <map>
 #include <string>
+
+#include "launch/estimate/layer_names.h"
 
 namespace thinwire {
 namespace {
@@ -23,14 +23,6 @@ Tokens tokens_of(std::span<const Sample> samples, bool one_stream) {
   }
   if (one_stream) t.input = t.target += t.input;
   return t;
-}
-
-std::string in_layer(const std::string& name, int from, int to) {
-  const std::string part = fmt::format(".{}.", from);
-  const auto at = name.find(part);
-  if (from < 0 || at == std::string::npos) return name;
-  return name.substr(0, at) + fmt::format(".{}.", to) +
-         name.substr(at + part.size());
 }
 
 // The pairs of query and key that attention multiplies, over all samples.
@@ -53,15 +45,18 @@ Pairs pairs_of(std::span<const Sample> samples, bool one_stream) {
 class Count {
  public:
   Count(const Backbone& backbone, const Delta& delta, const Probe& probe,
-        std::span<const Sample> probed, std::span<const Sample> samples)
+        const LayerPlan& plan, std::span<const Sample> probed,
+        std::span<const Sample> samples)
       : backbone_(backbone),
+        names_(backbone),
         delta_(delta),
+        uses_(probe.sites),
+        plan_(plan),
         all_(tokens_of(samples, backbone.config().decoder_only)),
         part_(tokens_of(probed, backbone.config().decoder_only)),
         share_(static_cast<double>(samples.size()) /
                static_cast<double>(probed.size())),
         pairs_(pairs_of(samples, backbone.config().decoder_only)) {
-    for (const auto& [site, use] : probe.sites) uses_[site.name] = use;
     for (const DeltaEntry& e : delta.entries()) {
       if (!e.target.empty()) by_target_[e.target] = &e;
     }
@@ -82,8 +77,11 @@ class Count {
   // Of the layer itself where the probe had it, else of one like it.
   SiteUse use_of(const Site& site) const {
     auto found = uses_.find(site.name);
-    if (found == uses_.end()) {
-      found = uses_.find(in_layer(site.name, site.layer, 1));
+    const auto place = names_.find(site.name);
+    if (found == uses_.end() && place) {
+      const StackPlan& stack = place->decoder ? plan_.decoder : plan_.encoder;
+      const int like = stack.like[static_cast<std::size_t>(place->layer)];
+      found = uses_.find(LayerNames::in_layer(*place, like));
     }
     return found == uses_.end() ? SiteUse{} : found->second;
   }
@@ -169,11 +167,13 @@ class Count {
   }
 
   const Backbone& backbone_;
+  const LayerNames names_;
   const Delta& delta_;
+  const std::map<std::string, SiteUse>& uses_;
+  const LayerPlan& plan_;
   const Tokens all_, part_;
   const double share_;
   const Pairs pairs_;
-  std::map<std::string, SiteUse> uses_;
   std::map<std::string, const DeltaEntry*> by_target_;
   StepFlops flops_;
 };
@@ -181,9 +181,10 @@ class Count {
 }  // namespace
 
 StepFlops count_flops(const Backbone& backbone, const Delta& delta,
-                      const Probe& probe, std::span<const Sample> probed,
+                      const Probe& probe, const LayerPlan& plan,
+                      std::span<const Sample> probed,
                       std::span<const Sample> samples) {
-  return Count(backbone, delta, probe, probed, samples).count();
+  return Count(backbone, delta, probe, plan, probed, samples).count();
 }
 
 }  // namespace thinwire

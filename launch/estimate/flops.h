@@ -5,9 +5,9 @@
 #pragma once
 
 #include <span>
-#include <utility>
 
 #include "base/sample.h"
+#include "launch/estimate/layer_plan.h"
 #include "launch/estimate/probe.h"
 #include "models/backbone.h"
 #include "peft/delta.h"
@@ -20,11 +20,13 @@ struct StepFlops {
 };
 
 // probe: of the same run with fewer layers, sites counted, on samples `probed`;
-// the answer is for `samples`. A frozen layer costs its product once more in
+// layers that it lacks are like those that `plan` names; the answer is for
+// `samples`. A frozen layer costs its product once more in
 // backward where its input carries a gradient, one that trains a third time; a
 // masked one 2 k per token instead.
 StepFlops count_flops(const Backbone& backbone, const Delta& delta,
-                      const Probe& probe, std::span<const Sample> probed,
+                      const Probe& probe, const LayerPlan& plan,
+                      std::span<const Sample> probed,
                       std::span<const Sample> samples);
 
 }  // namespace thinwire

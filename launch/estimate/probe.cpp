@@ -11,6 +11,7 @@
 
 #include "dist/declare.h"
 #include "dist/optimizer.h"
+#include "launch/estimate/layer_names.h"
 #include "models/tensor_source.h"
 #include "ops/tensor_memory.h"
 
@@ -99,12 +100,12 @@ class CountRows : public LinearAttachment {
 
 class Trial {
  public:
-  Trial(const RunConfig& config, const Backbone& full, std::int64_t layers,
-        std::int64_t decoder_layers)
-      : config_(config), task_(make_task(config)) {
+  Trial(const RunConfig& config, const Backbone& full, const Delta& delta,
+        const ChosenLayers& chosen)
+      : config_(config), task_(make_task(config)), chosen_(chosen) {
     ModelConfig model = full.config();
-    model.layers = layers;
-    model.decoder_layers = decoder_layers;
+    model.layers = std::ssize(chosen.encoder);
+    model.decoder_layers = std::ssize(chosen.decoder);
     BlankSource source(full.parameters());
     backbone_ = make_backbone(model, source);
     task_->add_head(*backbone_, source);
@@ -112,9 +113,11 @@ class Trial {
     if (config.train.dropout >= 0) backbone_->set_dropout(config.train.dropout);
     weights_ = static_cast<double>(live_tensor_bytes());
     // Counts only: nothing is scored.
-    delta_ = declare_delta(
-        *backbone_, methods_,
-        {.seed = config.train.seed, .step = 0, .scoring = nullptr});
+    delta_ = with_masks_of(
+        declare_delta(
+            *backbone_, methods_,
+            {.seed = config.train.seed, .step = 0, .scoring = nullptr}),
+        delta, full, chosen);
     weights_ += static_cast<double>(
         masked_bytes(backbone_->parameters(), delta_).more());
     attach_delta(*backbone_, methods_, delta_);
@@ -146,7 +149,7 @@ class Trial {
     return m;
   }
 
-  std::vector<std::pair<Site, SiteUse>> uses(std::span<const Sample> samples) {
+  std::map<std::string, SiteUse> uses(std::span<const Sample> samples) {
     const auto& sites = backbone_->sites();
     std::vector<SiteUse> use(sites.size());
     attach_delta(*backbone_, methods_, delta_);  // without what step() put on
@@ -157,11 +160,18 @@ class Trial {
     }
     forward(samples);
     attach_delta(*backbone_, methods_, delta_);
-    std::vector<std::pair<Site, SiteUse>> out;
+    const LayerNames names(*backbone_);
+    std::map<std::string, SiteUse> out;
     for (std::size_t i = 0; i < sites.size(); ++i) {
-      if (sites[i].kind == SiteKind::kLinear) {
-        out.emplace_back(sites[i], use[i]);
+      if (sites[i].kind != SiteKind::kLinear) continue;
+      const auto place = names.find(sites[i].name);
+      if (!place) {
+        out.emplace(sites[i].name, use[i]);
+        continue;
       }
+      const auto& layers = place->decoder ? chosen_.decoder : chosen_.encoder;
+      const int layer = layers[static_cast<std::size_t>(place->layer)];
+      out.emplace(LayerNames::in_layer(*place, layer), use[i]);
     }
     return out;
   }
@@ -195,6 +205,7 @@ class Trial {
 
   const RunConfig& config_;
   std::unique_ptr<Task> task_;
+  const ChosenLayers& chosen_;
   std::unique_ptr<Backbone> backbone_;
   std::vector<std::unique_ptr<Method>> methods_;
   Delta delta_;
@@ -207,9 +218,9 @@ class Trial {
 double StepMemory::most() const { return *std::ranges::max_element(peak); }
 
 Probe probe_step(const RunConfig& config, const Backbone& full,
-                 std::span<const Sample> samples, std::int64_t layers,
-                 std::int64_t decoder_layers, bool count_sites) {
-  Trial trial(config, full, layers, decoder_layers);
+                 const Delta& delta, std::span<const Sample> samples,
+                 const ChosenLayers& chosen, bool count_sites) {
+  Trial trial(config, full, delta, chosen);
   Probe probe;
   probe.step = trial.step(samples);
   if (count_sites) probe.sites = trial.uses(samples);

@@ -4,13 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
-#include <utility>
-#include <vector>
+#include <string>
 
 #include "base/sample.h"
 #include "launch/config.h"
+#include "launch/estimate/masks.h"
 #include "models/backbone.h"
+#include "peft/delta.h"
 
 namespace thinwire {
 
@@ -41,14 +43,15 @@ struct Probe {
   StepMemory step;
   double state_bytes = 0;  // of what trains: values, gradients, optimizer …
   double numbers = 0;      // that train, gaps included
-  std::vector<std::pair<Site, SiteUse>> sites;  // linear ones, if asked for
+  // Linear sites, named as in the run's model; if asked for.
+  std::map<std::string, SiteUse> sites;
 };
 
-// Makes one step on `layers` + `decoder_layers` layers of the run's model with
-// these samples. full: names and dtypes of the weights. Throws what the methods
-// throw where they do not fit so few layers.
+// Makes one step on some layers of the run's model with these samples. full:
+// names and dtypes of the weights; delta: the run's, for its masks. Throws what
+// the methods throw where they do not fit so few layers.
 Probe probe_step(const RunConfig& config, const Backbone& full,
-                 std::span<const Sample> samples, std::int64_t layers,
-                 std::int64_t decoder_layers, bool count_sites);
+                 const Delta& delta, std::span<const Sample> samples,
+                 const ChosenLayers& chosen, bool count_sites);
 
 }  // namespace thinwire

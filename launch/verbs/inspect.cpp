@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "data/describe.h"
-#include "dist/declare.h"
 #include "launch/estimate/estimate.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
@@ -18,18 +17,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string inspect_config(const std::string& path,
+// folder: the run's that the config is in, "": of no run.
+std::string inspect_config(const std::string& path, const std::string& folder,
                            const std::vector<std::string>& overrides,
                            Communicator& comm, bool json) {
   OpenRun open = open_run(load_run_config(path, overrides), Need::kIfNamed,
                           Need::kIfNamed, comm);
   const std::string text = describe_config(open);
-  const Delta delta = declare_delta(
-      *open.backbone, open.methods,
-      {.seed = open.config.train.seed, .step = 0, .scoring = nullptr});
   StepEstimate estimate;
   if (comm.rank() == 0) {
-    estimate = estimate_step(open, delta, largest_batch(open), kInspectBudget);
+    const ForeseenDelta foreseen = foresee_delta(open, folder, kScoringBudget);
+    estimate =
+        estimate_step(open, foreseen, largest_batch(open), kInspectBudget);
   }
   if (json) return to_json(estimate).dump(1) + "\n";
   return text + describe(estimate);
@@ -60,8 +59,8 @@ std::string inspect(const std::string& what,
       return inspect_delta((path / "delta.safetensors").string());
     }
     if (fs::exists(path / "config.yaml")) {
-      return inspect_config((path / "config.yaml").string(), overrides, comm,
-                            json);
+      return inspect_config((path / "config.yaml").string(), what, overrides,
+                            comm, json);
     }
     if (fs::exists(path / "config.json")) {
       const OpenModel model = open_model({.path = what}, comm);
@@ -73,7 +72,7 @@ std::string inspect(const std::string& what,
         what);
   }
   if (path.extension() == ".safetensors") return inspect_delta(what);
-  return inspect_config(what, overrides, comm, json);
+  return inspect_config(what, "", overrides, comm, json);
 }
 
 int run(const Arguments& arguments, Communicator& comm) {

@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/watch.h"
-#include "dist/declare.h"
 #include "launch/device.h"
 #include "launch/estimate/estimate.h"
 #include "launch/job.h"
@@ -61,11 +60,9 @@ void add_prediction(OpenRun& open, int ranks, nlohmann::ordered_json& summary) {
   try {
     open.backbone->detach_all();
     open.backbone->parameters().freeze_all();
-    const Delta delta = declare_delta(
-        *open.backbone, open.methods,
-        {.seed = open.config.train.seed, .step = 0, .scoring = nullptr});
-    const StepEstimate estimate =
-        estimate_step(open, delta, largest_batch(open, ranks), kSummaryBudget);
+    const StepEstimate estimate = estimate_step(
+        open, foresee_delta(open, open.config.output, /*budget=*/0),
+        largest_batch(open, ranks), kSummaryBudget);
     summary["predicted"] = to_json(estimate);
     const std::string news = compare(estimate, summary["measured"]);
     if (!news.empty()) std::printf("%s\n", news.c_str());

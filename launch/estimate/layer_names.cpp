@@ -1,0 +1,42 @@
+#include "launch/estimate/layer_names.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace thinwire {
+
+LayerNames::LayerNames(const Backbone& backbone) {
+  const bool two = backbone.config().decoder_layers > 0;
+  for (const Site& site : backbone.sites()) {
+    if (site.layer < 0) continue;
+    const auto at = site.name.find(fmt::format(".{}.", site.layer));
+    if (at == std::string::npos) continue;
+    const std::string_view text = std::string_view(site.name).substr(0, at + 1);
+    if (std::ranges::find(prefixes_, text, &Prefix::text) == prefixes_.end()) {
+      prefixes_.push_back(
+          {std::string(text), two && site.stack == Stack::kDecoder});
+    }
+  }
+}
+
+std::optional<LayerPlace> LayerNames::find(std::string_view name) const {
+  for (const Prefix& prefix : prefixes_) {
+    if (!name.starts_with(prefix.text)) continue;
+    const std::string_view rest = name.substr(prefix.text.size());
+    int layer = 0;
+    const auto [end, error] =
+        std::from_chars(rest.data(), rest.data() + rest.size(), layer);
+    if (error != std::errc() || end == rest.data() + rest.size()) continue;
+    return LayerPlace{prefix.decoder, layer, name.substr(0, prefix.text.size()),
+                      rest.substr(static_cast<std::size_t>(end - rest.data()))};
+  }
+  return std::nullopt;
+}
+
+std::string LayerNames::in_layer(const LayerPlace& place, int layer) {
+  return fmt::format("{}{}{}", place.before, layer, place.after);
+}
+
+}  // namespace thinwire
