@@ -8,9 +8,10 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/nearest.h"
+#include "models/backbone.h"
 #include "models/tensor_source.h"
 #include "peft/field_values.h"
+#include "peft/method.h"
 #include "tasks/task.h"
 
 namespace thinwire {
@@ -78,46 +79,54 @@ bool declares(const MethodInfo& method, const Backbone& backbone,
   }
 }
 
-}  // namespace
+// Of one layer a stack and a public model's width.
+std::unique_ptr<Backbone> blank_backbone(const std::string& architecture) {
+  Zeros source;
+  return make_backbone(
+      parse_model_config(configs().at(architecture), architecture), source);
+}
 
-std::string fit(const MethodInfo& method, const Backbone& backbone) {
-  if (declares(method, backbone, Config::object())) return "yes";
+// Nothing where the architecture is not for classifying.
+std::unique_ptr<Backbone> blank_classifier(const std::string& architecture) {
+  auto backbone = blank_backbone(architecture);
+  const TaskInfo& info = find_task("classify");
+  Zeros source;
+  try {
+    info.make(complete_fields(info.kind, info.fields, {{"labels", 2}}))
+        ->add_head(*backbone, source);
+  } catch (const UsageError&) {
+    return nullptr;
+  }
+  return backbone;
+}
+
+std::string fit(const MethodInfo& method, const Backbone& bare,
+                const Backbone* classifier) {
+  const auto fits = [&](const Config& given) {
+    return declares(method, bare, given) ||
+           (classifier != nullptr && declares(method, *classifier, given));
+  };
+  if (fits(Config::object())) return "yes";
   for (const Field& f : method.fields) {
     if (f.type != FieldType::kBool) continue;
-    const bool usual = f.default_text == "true";
-    if (declares(method, backbone, {{std::string(f.name), !usual}})) {
+    if (fits({{std::string(f.name), f.default_text != "true"}})) {
       return "with " + std::string(f.name);
     }
   }
   return "-";
 }
 
-std::unique_ptr<Backbone> blank_backbone(const std::string& architecture) {
-  const auto config = configs().find(architecture);
-  if (config == configs().end()) {
-    fail<UsageError>("'{}' is no architecture; choose one of: {}", architecture,
-                     list_nearest_first(architecture, backbone_names()));
-  }
-  Zeros source;
-  auto backbone =
-      make_backbone(parse_model_config(config->second, architecture), source);
-  const ModelConfig& c = backbone->config();
-  if (c.decoder_layers == 0 && !c.decoder_only) {
-    const TaskInfo& info = find_task("classify");
-    info.make(complete_fields(info.kind, info.fields, {{"labels", 2}}))
-        ->add_head(*backbone, source);
-  }
-  return backbone;
-}
+}  // namespace
 
 std::vector<std::vector<std::string>> method_matrix() {
   std::vector<std::vector<std::string>> rows{{"method"}};
   for (const MethodInfo& m : methods()) rows.push_back({std::string(m.id)});
   for (const std::string& name : backbone_names()) {
-    const auto backbone = blank_backbone(name);
+    const auto bare = blank_backbone(name);
+    const auto classifier = blank_classifier(name);
     rows[0].push_back(name);
     for (std::size_t i = 0; i < methods().size(); ++i) {
-      rows[i + 1].push_back(fit(methods()[i], *backbone));
+      rows[i + 1].push_back(fit(methods()[i], *bare, classifier.get()));
     }
   }
   return rows;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include "models/backbone.h"
+#include "peft/method.h"
+
 namespace thinwire {
 namespace {
 

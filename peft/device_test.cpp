@@ -85,8 +85,10 @@ constexpr double kTolerance = 2e-5;
 // The twin of a masked weight in bf16 rounds its gradient to that.
 constexpr double kBf16Gradient = 0x1.0p-8;
 // A number near a tie of bf16 falls to the other side when the sum that it
-// comes from is made in another order: it moves by 2^-8 of itself.
-constexpr double kBf16Tie = 0x1.0p-10;
+// comes from is made in another order: it moves by 2^-8 of itself. In BART,
+// norms behind every sublayer of two stacks hand one on to all that follow:
+// kernels and twins on the CPU are 1.5e-3 to 3.2e-3 apart there.
+constexpr double kBf16Tie = 0x1.0p-10, kBf16TieInBart = 0x1.0p-8;
 
 void expect_close(const Step& a, const Step& b, double gradient = kTolerance) {
   EXPECT_EQ(a.layout, b.layout);
@@ -111,9 +113,11 @@ TEST_P(OffTheCpu, AStepHasTheNumbersOfTheCpu) {
     }
     const UseReferenceOps reference;
     const bool masked = GetParam().method == "fish_mask";
+    const bool bart = GetParam().model.starts_with("bart");
     expect_close(step_on(GetParam(), at::kCPU, checkpointed), there,
                  !GetParam().bf16 ? kTolerance
                  : masked         ? kBf16Gradient
+                 : bart           ? kBf16TieInBart
                                   : kBf16Tie);
   }
 }

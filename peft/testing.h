@@ -18,6 +18,7 @@
 #include "models/architectures.h"
 #include "models/test_models.h"
 #include "ops/loss.h"
+#include "ops/reference.h"
 #include "peft/method.h"
 #include "peft/tiny_config.h"
 
@@ -228,8 +229,9 @@ struct Tiny {
   // Of the tokens that have labels, without what a method put between them.
   at::Tensor token_states(const BackboneInput& in, const ForwardContext& ctx) {
     const BackboneOutput out = backbone->forward(in, ctx);
-    return out.token_rows.defined() ? out.hidden.index_select(0, out.token_rows)
-                                    : out.hidden;
+    return out.token_rows.defined()
+               ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
+               : out.hidden;
   }
   ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) const {
     ctx.layout = backbone->config().decoder_only ? &in.encoder.layout

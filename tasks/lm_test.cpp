@@ -125,7 +125,7 @@ TEST(LanguageModel, WhatCannotBeLearnedIsRefused) {
   EXPECT_THAT(usage_error([] { Fixture("bert_bare", "lm", kConfig); }),
               HasSubstr("bert"));
   EXPECT_THAT(usage_error([] {
-                Fixture("gpt2_lm", "text_to_text", {{"max_new_tokens", 4}});
+                Fixture("gpt2_lm", "text_to_text", test::writing_config({}));
               }),
               HasSubstr("gpt2"));
 }

@@ -294,18 +294,17 @@ class Hyperprompt : public Method {
     return out;
   }
 
+  // The encoder's self-attentions, or those of the only stack.
   static std::vector<int> sites(const Backbone& backbone) {
+    const Stack stack =
+        backbone.config().decoder_only ? Stack::kDecoder : Stack::kEncoder;
     std::vector<int> out;
     for (std::size_t i = 0; i < backbone.sites().size(); ++i) {
       const Site& site = backbone.sites()[i];
-      if (site.kind == SiteKind::kAttention && site.stack == Stack::kEncoder &&
+      if (site.kind == SiteKind::kAttention && site.stack == stack &&
           site.role == Role::kSelfAttention) {
         out.push_back(static_cast<int>(i));
       }
-    }
-    if (out.empty()) {
-      fail<UsageError>("hyperprompt: this {} has no encoder",
-                       backbone.config().architecture);
     }
     return out;
   }
