@@ -16,10 +16,9 @@ class Generate(unittest.TestCase):
         sections["task"]["metrics"] = ["rouge", "squad", "bleu"]
         cls.config = tiny.config(
             "generate", cls.folder, train={
-                "steps": 60, "lr": 2e-2, "eval_every": 60,
+                "steps": 120, "lr": 1e-2, "eval_every": 120,
                 "eval_samples": 20},
-            peft=[{"method": "lora", "r": 8, "alpha": 32,
-                   "target_modules": ["q", "k", "v", "o", "wi", "wo"]}],
+            peft=[{"method": "full"}],
             **sections)
         cls.result = jobs.run(["train", cls.config], 2)
         assert cls.result.status == 0, cls.result.err
