@@ -108,12 +108,15 @@ std::string fit(const MethodInfo& method, const Backbone& bare,
   };
   if (fits(Config::object())) return "yes";
   for (const Field& f : method.fields) {
-    if (f.type != FieldType::kBool) continue;
-    if (fits({{std::string(f.name), f.default_text != "true"}})) {
-      return "with " + std::string(f.name);
+    Config given;
+    if (f.type == FieldType::kBool) {
+      given[std::string(f.name)] = f.default_text != "true";
+    } else if (f.type == FieldType::kInt && f.default_text == "0") {
+      given[std::string(f.name)] = 1;
     }
+    if (!given.empty() && fits(given)) return "with " + std::string(f.name);
   }
-  return "-";
+  return "no";
 }
 
 }  // namespace

@@ -40,7 +40,8 @@ TEST(MethodMatrix, SaysWhatFits) {
   EXPECT_EQ(cell(rows, "bitfit", "bert"), "yes");
   EXPECT_EQ(cell(rows, "bitfit", "t5"), "with add_missing");
   EXPECT_EQ(cell(rows, "head", "roberta"), "yes");
-  EXPECT_EQ(cell(rows, "head", "t5"), "-");
+  EXPECT_EQ(cell(rows, "head", "t5"), "no");
+  EXPECT_EQ(cell(rows, "attempt", "t5"), "with random_sources");
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ int run(const Arguments& arguments, Communicator& comm) {
     if (!what.empty() && what != listing.name) continue;
     text += (text.empty() ? "" : "\n") + format_table(listing.rows());
     if (what == "methods") {
-      text += "\nbackbones they work on, by their defaults or with a flag:\n" +
+      text += "\nbackbones they work on, by their defaults or with a field set:\n" +
               format_table(method_matrix());
     }
   }
