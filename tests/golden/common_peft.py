@@ -55,6 +55,24 @@ def noise(shape, generator, scale=0.2):
     return scale * torch.randn(shape, generator=generator)
 
 
+def peft_trained(adapted, draw):
+    """What trains of a peft model, by its name on disk, and of heads by the bare
+    model's; all but heads get the values draw(name, p)."""
+    trained = {}
+    with torch.no_grad():
+        for key, p in adapted.named_parameters():
+            if not p.requires_grad:
+                continue
+            disk = key.replace(".default", "")
+            if "modules_to_save" in disk:
+                disk = disk.replace(".modules_to_save", "")
+                disk = disk.removeprefix("base_model.model.")
+            else:
+                p.copy_(draw(disk, p))
+            trained[disk] = p
+    return trained
+
+
 def write(
     name, model_name, method, config, logits, trained, more=None, **also
 ):

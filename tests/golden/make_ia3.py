@@ -9,27 +9,21 @@ ia3_gpt2_peft does not."""
 import peft
 import torch
 
-from common_peft import load, noise, run, run_lm, write
+from common_peft import load, noise, peft_trained, run, run_lm, write
 
 
 def make(name, model_name, config, faithful=False, **ia3):
     model, batch = load(model_name)
     adapted = peft.get_peft_model(model, peft.IA3Config(**ia3)).eval()
     g = torch.Generator().manual_seed(len(name))
-    trained = {}
-    with torch.no_grad():
-        for key, p in adapted.named_parameters():
-            if not p.requires_grad:
-                continue
-            disk = key.replace(".default", "")
-            if "modules_to_save" in disk:
-                disk = disk.replace(".modules_to_save", "")
-                disk = disk.removeprefix("base_model.model.")
-            else:
-                p.copy_(1 + noise(p.shape, g))
-                if faithful and "c_attn" in disk:
-                    p[:24] = 1
-            trained[disk] = p
+
+    def draw(name, p):
+        scales = 1 + noise(p.shape, g)
+        if faithful and "c_attn" in name:
+            scales[:24] = 1
+        return scales
+
+    trained = peft_trained(adapted, draw)
     logits = (run_lm if "gpt2" in model_name else run)(adapted, batch)
     for disk, p in trained.items() if faithful else ():
         if "c_attn" in disk:

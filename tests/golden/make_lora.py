@@ -7,7 +7,7 @@ are then well within the tests' tolerance (gradients in fp64 tell)."""
 import peft
 import torch
 
-from common_peft import load, noise, run, run_lm, write
+from common_peft import load, noise, peft_trained, run, run_lm, write
 
 
 def make(name, model_name, config, **lora):
@@ -16,18 +16,7 @@ def make(name, model_name, config, **lora):
         model, peft.LoraConfig(lora_dropout=0.0, **lora)
     ).eval()
     g = torch.Generator().manual_seed(len(name))
-    trained = {}
-    with torch.no_grad():
-        for key, p in adapted.named_parameters():
-            if not p.requires_grad:
-                continue
-            disk = key.replace(".default", "")
-            if "modules_to_save" in disk:
-                disk = disk.replace(".modules_to_save", "")
-                disk = disk.removeprefix("base_model.model.")
-            else:
-                p.copy_(noise(p.shape, g, 0.08))
-            trained[disk] = p
+    trained = peft_trained(adapted, lambda _, p: noise(p.shape, g, 0.08))
     logits = (run_lm if "gpt2" in model_name else run)(adapted, batch)
     write(name, model_name, "lora", config, logits, trained)
 

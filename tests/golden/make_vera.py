@@ -6,25 +6,22 @@ The counts are those of the paper's table 1 (without heads)."""
 import peft
 import torch
 
-from common_peft import contract, load, noise, run, run_lm, write
+from common_peft import (
+    contract,
+    load,
+    noise,
+    peft_trained,
+    run,
+    run_lm,
+    write,
+)
 
 
 def make(name, model_name, config, **vera):
     model, batch = load(model_name)
     adapted = peft.get_peft_model(model, peft.VeraConfig(**vera)).eval()
     g = torch.Generator().manual_seed(len(name))
-    trained = {}
-    with torch.no_grad():
-        for key, p in adapted.named_parameters():
-            if not p.requires_grad:
-                continue
-            disk = key.replace(".default", "")
-            if "modules_to_save" in disk:
-                disk = disk.replace(".modules_to_save", "")
-                disk = disk.removeprefix("base_model.model.")
-            else:
-                p.copy_(noise(p.shape, g, 0.5))
-            trained[disk] = p
+    trained = peft_trained(adapted, lambda _, p: noise(p.shape, g, 0.5))
     shared = {
         f"constant.base_model.{key}": getattr(adapted.base_model, key)["default"]
         for key in ("vera_A", "vera_B")
