@@ -1,79 +1,113 @@
 #!/usr/bin/env python3
-"""The small variant of every paper's config, run; the table of docs/methods.md.
+"""The small variant of every paper's config, run; the tables of docs/methods.md.
 
   .venv/bin/python bench/papers.py [--only lora_2021,ia3_2022] [--seeds 1,2]
 
 Trains configs/*_small.yaml on two ranks, one after the other (about two minutes
-each), on the data of the quick start, which it prepares where it is missing. Runs
-that the result file has already, of the same config, are not repeated. Writes
-bench/results/papers.json and the table between the marks in docs/methods.md.
+each), and for each set of data full fine-tuning to read them against (its config
+is the set's base, NAME_base.yaml, with _full for _base). Data, and the small T5
+that some start from, are made where they are missing (quickstart.sh --data,
+small_t5.sh), and so are deltas of other runs that a config names. Runs that the
+result file has already, of the same config, are not repeated. Writes
+bench/results/papers.json and the tables between the marks in docs/methods.md.
 """
 
 import argparse
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 
 from common import (BINARY, ROOT, machine, mpi_environment, read_metrics, save)
 
+CONFIGS = os.path.join(ROOT, "configs")
+RUNS = os.path.join(ROOT, "runs", "papers")
 RESULTS = os.path.join(ROOT, "bench", "results", "papers.json")
 PAGE = os.path.join(ROOT, "docs", "methods.md")
 BEGIN, END = "<!-- papers: begin -->", "<!-- papers: end -->"
+# By base: what stands over a table, and what makes its data.
+SETS = {
+    "quickstart": ("MiniLM-L6, the section of a package, 20 classes: accuracy",
+                   ["launch/quickstart.sh", "--data"]),
+    "small_t5": ("Small T5, four tasks at once: the mean of their shares of "
+                 "answers that match exactly", ["launch/small_t5.sh"]),
+    "small_t5_choose": ("Small T5, the section of a package as one of 20 "
+                        "answers: accuracy", ["launch/small_t5.sh"]),
+}
 
 
-def config_text(path):
-    """With what it extends, so that a changed base counts as a change."""
+def read(path):
     with open(path, encoding="utf-8") as f:
-        text = f.read()
-    base = [line.split(":", 1)[1].strip() for line in text.splitlines()
-            if line.startswith("extends:")]
-    return text + "".join(config_text(os.path.join(ROOT, "configs", name))
-                          for name in base)
+        return f.read()
 
 
-def run(name, path, seed):
-    folder = os.path.join(ROOT, "runs", "papers", f"{name}-{seed}")
+def config_path(name):
+    return os.path.join(CONFIGS, f"{name}.yaml")
+
+
+def base_of(name):
+    found = re.search(r"^extends: (\w+)\.yaml$", read(config_path(name)), re.M)
+    return found.group(1) if found else None
+
+
+def set_of(name):
+    return base_of(name).removesuffix("_base")
+
+
+def sources_of(name):
+    """Other configs, whose deltas this one starts from."""
+    return re.findall(r"runs/papers/(\w+)/best/", read(config_path(name)))
+
+
+def config_text(name):
+    """With what it extends and starts from, whose changes are its own."""
+    others = ([base_of(name)] if base_of(name) else []) + sources_of(name)
+    return read(config_path(name)) + "".join(map(config_text, others))
+
+
+def run(name, seed, folder):
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(["mpirun", "-np", "2", "--bind-to", "core", BINARY, "train",
-                    path, "train.threads=1", f"train.seed={seed}",
-                    f"task.head_seed={seed}", f"data.seed={seed}",
-                    f"output={folder}"],
-                   env=mpi_environment(), cwd=ROOT, check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seeds = [f"train.seed={seed}", f"data.seed={seed}"]
+    if "kind: classify" in config_text(name):
+        seeds.append(f"task.head_seed={seed}")
+    with open(folder + ".log", "w", encoding="utf-8") as log:
+        subprocess.run(["mpirun", "-np", "2", "--bind-to", "none", "--mca",
+                        "mpi_yield_when_idle", "1", BINARY, "train",
+                        config_path(name), "train.threads=1", *seeds,
+                        f"output={folder}"],
+                       env=mpi_environment(), cwd=ROOT, check=True,
+                       stdout=log, stderr=subprocess.STDOUT)
     lines = read_metrics(folder)
     summary = next(l for l in lines if l["event"] == "summary")
-    evals = [l for l in lines if l["event"] == "eval"]
-    steps = [l for l in lines if l["event"] == "step"]
-    return dict(name=name, seed=seed, config=config_text(path),
-                before=evals[0]["metrics"]["accuracy"],
-                after=evals[-1]["metrics"]["accuracy"],
+    # Of several tasks the last line is of all together.
+    evals = [l["metrics"] for l in lines
+             if l["event"] == "eval" and "task" not in l]
+    metric = "average" if "average" in evals[-1] else "accuracy"
+    steps = sorted(l["step_ms"] for l in lines if l["event"] == "step")
+    return dict(name=name, seed=seed, config=config_text(name), metric=metric,
+                before=evals[0][metric], after=evals[-1][metric],
                 trainable=summary["trainable_parameters"],
                 total=summary["total_parameters"],
                 bytes_per_step=summary["payload_bytes_per_step"],
-                step_ms=sorted(l["step_ms"] for l in steps)[len(steps) // 2],
+                step_ms=steps[len(steps) // 2],
                 peak_rss_bytes=summary["peak_rss_bytes"])
 
 
-def about(path):
-    with open(path, encoding="utf-8") as f:
-        lines = f.read().splitlines()
-    at = lines.index("about: >-") + 1
-    text = ""
-    while at < len(lines) and lines[at].startswith("  "):
-        text += " " + lines[at].strip()
-        at += 1
-    return text.strip().split(" Here:")[0].rstrip(".")
+def about(name):
+    text = re.search(r"^about: >-\n((?:  .*\n)+)",
+                     read(config_path(name)), re.M).group(1)
+    return " ".join(text.split()).split(" Here:")[0].rstrip(".")
 
 
 def rows(runs, full):
-    by_name = {}
-    for r in runs:
-        by_name.setdefault(r["name"], []).append(r)
     yield ("| config | what trains | before | after | full fine-tuning | "
            "trainable | bytes per step |")
     yield "|---|---|---|---|---|---|---|"
+    by_name = {}
+    for r in runs:
+        by_name.setdefault(r["name"], []).append(r)
     for name, own in sorted(by_name.items(),
                             key=lambda item: -item[1][0]["trainable"]):
         after = [r["after"] for r in own]
@@ -81,24 +115,25 @@ def rows(runs, full):
         spread = (f" ({min(after):.3f} to {max(after):.3f})"
                   if len(after) > 1 else "")
         first = own[0]
-        path = os.path.join(ROOT, "configs", f"{name}_small.yaml")
-        yield (f"| `{name}` | {about(path)} | {first['before']:.3f} | "
-               f"{mean:.3f}{spread} | {full:.3f} | "
-               f"{100 * first['trainable'] / first['total']:.2f} % | "
+        share = 100 * first["trainable"] / first["total"]
+        yield (f"| `{name}` | {about(name)} | {first['before']:.3f} | "
+               f"{mean:.3f}{spread} | {full:.3f} | {share:.2f} % | "
                f"{first['bytes_per_step']:,} |")
 
 
 def write_page(runs):
-    with open(os.path.join(ROOT, "docs", "results",
-                           "quickstart_full.json")) as f:
-        full = json.load(f)["after"]
-    with open(PAGE, encoding="utf-8") as f:
-        text = f.read()
-    before, rest = text.split(BEGIN)
+    parts = []
+    for key, (title, _) in SETS.items():
+        full = [r["after"] for r in runs if r["name"] == f"{key}_full"]
+        own = [r for r in runs if r["name"].endswith("_small")
+               and set_of(r["name"]) == key]
+        if own and full:
+            parts += [f"**{title}**", "",
+                      *rows(own, sum(full) / len(full)), ""]
+    before, rest = read(PAGE).split(BEGIN)
     after = rest.split(END)[1]
-    table = "\n".join(rows(runs, full))
     with open(PAGE, "w", encoding="utf-8") as f:
-        f.write(f"{before}{BEGIN}\n{table}\n{END}{after}")
+        f.write("\n".join([before + BEGIN, "", *parts, END + after]))
 
 
 def main():
@@ -107,26 +142,31 @@ def main():
     p.add_argument("--only", default="", help="names by commas")
     p.add_argument("--seeds", default="1", help="by commas (default 1)")
     args = p.parse_args()
-    subprocess.run(["bash", "launch/quickstart.sh", "--data"], cwd=ROOT,
-                   check=True)
-    runs = []
-    if os.path.exists(RESULTS):
-        with open(RESULTS) as f:
-            runs = json.load(f)["runs"]
-    paths = {os.path.basename(path).removesuffix("_small.yaml"): path
-             for path in sorted(glob.glob(os.path.join(ROOT, "configs",
-                                                       "*_small.yaml")))}
-    runs = [r for r in runs if r["name"] in paths and
-            r["config"] == config_text(paths[r["name"]])]
-    only = args.only.split(",") if args.only else list(paths)
-    for name in only:
-        if name not in paths:
-            p.error(f"no configs/{name}_small.yaml")
+    small = [os.path.basename(path).removesuffix(".yaml")
+             for path in sorted(glob.glob(config_path("*_small")))]
+    names = [f"{name}_small" for name in args.only.split(",") if name] or small
+    for name in names:
+        if name not in small:
+            p.error(f"no configs/{name}.yaml")
+    sets = [key for key in SETS if key in map(set_of, names)]
+    names = [f"{key}_full" for key in sets] + names
+    os.makedirs(RUNS, exist_ok=True)
+    for command in {tuple(SETS[key][1]) for key in sets}:
+        subprocess.run(["bash", *command], cwd=ROOT, check=True)
+    runs = json.loads(read(RESULTS))["runs"] if os.path.exists(RESULTS) else []
+    runs = [r for r in runs if os.path.exists(config_path(r["name"])) and
+            r["config"] == config_text(r["name"])]
+    for name in names:
         for seed in map(int, args.seeds.split(",")):
             if any(r["name"] == name and r["seed"] == seed for r in runs):
                 continue
+            for source in sources_of(name):
+                folder = os.path.join(RUNS, source)
+                if not os.path.exists(os.path.join(folder, "best")):
+                    print(f"{source}, for {name}", flush=True)
+                    run(source, 1, folder)
             print(f"{name}, seed {seed}", flush=True)
-            runs.append(run(name, paths[name], seed))
+            runs.append(run(name, seed, os.path.join(RUNS, f"{name}-{seed}")))
             print(f"  {runs[-1]['before']:.3f} -> {runs[-1]['after']:.3f}",
                   flush=True)
             save("papers.json", dict(machine=machine(), runs=runs))

@@ -1,9 +1,15 @@
 #!/usr/bin/env python3
-"""Debian's package descriptions as a TSV: name, text, section.
+"""Debian's package descriptions as a TSV: name, text, and a label of each.
 
 A real text classification set that any Debian machine has at hand: `apt-cache
-dumpavail` lists every available package with its description (a synopsis and
-a longer text) and the archive section it is filed under.
+dumpavail` lists every available package with its description (a synopsis and,
+where the machine keeps them, a longer text) and what it is:
+
+  section       the archive section that it is filed under
+  role          program, shared library, documentation …, of its tags
+  language      that it is implemented in, of its tags
+  architecture  «all», or «any» where it is built for each machine
+  none          the text alone, of every package
 """
 
 import argparse
@@ -37,6 +43,28 @@ def section_of(fields):
     return fields.get("Section", "").rsplit("/", 1)[-1]
 
 
+def tag_of(fields, facet):
+    """The value of the facet's first tag, in words; "" if it has none."""
+    for tag in fields.get("Tag", "").replace("\n", " ").split(","):
+        name, _, value = tag.strip().partition("::")
+        if name == facet and value != "TODO":
+            return value.replace("-", " ").strip()
+    return ""
+
+
+def architecture_of(fields):
+    return "all" if fields.get("Architecture") == "all" else "any"
+
+
+LABELS = {
+    "section": section_of,
+    "role": lambda fields: tag_of(fields, "role"),
+    "language": lambda fields: tag_of(fields, "implemented-in"),
+    "architecture": architecture_of,
+    "none": lambda fields: "none",
+}
+
+
 def text_of(fields):
     """Synopsis and long text, paragraph marks dropped, on one line."""
     text = fields.get("Description") or fields.get("Description-en") or ""
@@ -44,15 +72,15 @@ def text_of(fields):
     return " ".join(" ".join(lines).split())
 
 
-def packages(lines):
-    """(name, text, section) of each package, a name once."""
+def packages(lines, label_of):
+    """(name, text, label) of each package that has all, a name once."""
     seen = set()
     for fields in records(lines):
         name, text = fields.get("Package", ""), text_of(fields)
-        section = section_of(fields)
-        if name and text and section and name not in seen:
+        label = label_of(fields)
+        if name and text and label and name not in seen:
             seen.add(name)
-            yield name, text, section
+            yield name, text, label
 
 
 def _lines(path):
@@ -68,33 +96,36 @@ def _lines(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--input", metavar="FILE",
                         help="a saved dumpavail (default: run apt-cache)")
     parser.add_argument("--output", required=True, metavar="FILE.tsv")
-    parser.add_argument("--sections", type=int, default=20, metavar="N",
-                        help="keep the N largest sections (default 20)")
+    parser.add_argument("--label", choices=LABELS, default="section",
+                        help="third column of the output (default section)")
+    parser.add_argument("--classes", type=int, default=20, metavar="N",
+                        help="keep the N largest classes (default 20)")
     o = parser.parse_args()
     try:
-        rows = sorted(packages(_lines(o.input)))
-        sizes = collections.Counter(section for _, _, section in rows)
+        rows = sorted(packages(_lines(o.input), LABELS[o.label]))
+        sizes = collections.Counter(label for _, _, label in rows)
         # Equal sizes by name, so that the choice is the same everywhere.
-        kept = sorted(sizes, key=lambda s: (-sizes[s], s))[:o.sections]
+        kept = sorted(sizes, key=lambda s: (-sizes[s], s))[:o.classes]
         if not rows:
             raise OSError("no package descriptions found (run apt-get update)")
         temporary = f"{o.output}.tmp-{os.getpid()}"
         with open(temporary, "w", encoding="utf-8") as f:
-            f.write("name\ttext\tsection\n")
+            f.write(f"name\ttext\t{o.label}\n")
             count = 0
-            for name, text, section in rows:
-                if section in kept:
-                    f.write(f"{name}\t{text}\t{section}\n")
+            for name, text, label in rows:
+                if label in kept:
+                    f.write(f"{name}\t{text}\t{label}\n")
                     count += 1
         os.replace(temporary, o.output)
     except OSError as e:
         print(f"error: debian_descriptions: {e}", file=sys.stderr)
         return 2
-    print(f"{o.output}: {count} packages in {len(kept)} sections: "
+    print(f"{o.output}: {count} packages in {len(kept)} classes: "
           f"{', '.join(kept)}")
     return 0
 

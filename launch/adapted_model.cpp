@@ -49,18 +49,20 @@ std::unique_ptr<Task> task_for(const Backbone& backbone,
   return task_of_kind(regression ? "regress" : "classify", labels);
 }
 
-AdaptedModel open_with_head(const std::string& model, const AdapterHead& head,
+AdaptedModel open_with_head(const ModelChoice& model, const AdapterHead& head,
                             Communicator& comm) {
-  OpenModel open = open_model({.path = model}, comm);
+  OpenModel open = open_model(model, comm);
   AdaptedModel out;
-  out.path = model;
+  out.path = model.path;
   out.folder = open.folder;
   out.backbone = std::move(open.backbone);
   out.identity = open.identity;
   out.task = task_for(*out.backbone, head);
   if (out.task != nullptr) {
     const auto source =
-        open_hf_folder(out.folder, out.backbone->config().architecture);
+        model.path.empty()
+            ? random_source(model.seed)
+            : open_hf_folder(out.folder, out.backbone->config().architecture);
     out.task->add_head(*out.backbone, *source);
   }
   return out;
@@ -78,12 +80,13 @@ AdapterHead head_of(const Delta& delta) {
 }  // namespace
 
 AdaptedModel open_bare(const std::string& model, Communicator& comm) {
-  return open_with_head(model, {}, comm);
+  return open_with_head({.path = model}, {}, comm);
 }
 
 AdaptedModel open_adapter(const std::string& model, const std::string& folder,
                           Communicator& comm) {
-  AdaptedModel out = open_with_head(model, read_adapter_head(folder), comm);
+  AdaptedModel out =
+      open_with_head({.path = model}, read_adapter_head(folder), comm);
   AdapterFolder read = read_adapter_folder(folder, *out.backbone);
   out.methods.push_back(std::move(read.method));
   out.delta = std::move(read.delta);
@@ -91,7 +94,7 @@ AdaptedModel open_adapter(const std::string& model, const std::string& folder,
   return out;
 }
 
-AdaptedModel open_delta(const std::string& model, DeltaFile loaded,
+AdaptedModel open_delta(const ModelChoice& model, DeltaFile loaded,
                         const std::string& file, Communicator& comm) {
   AdaptedModel out = open_with_head(model, head_of(loaded.delta), comm);
   if (loaded.backbone != out.identity) {
@@ -111,12 +114,16 @@ AdaptedModel open_delta(const std::string& model, DeltaFile loaded,
 
 AdaptedModel open_delta(const Arguments& arguments, Communicator& comm) {
   const std::string given = arguments.get("DELTA");
-  std::string model = arguments.get("model");
+  ModelChoice model{.path = arguments.get("model")};
   const fs::path config = fs::path(given) / "config.yaml";
-  if (model.empty() && fs::exists(config)) {
-    model = load_run_config(config.string(), {}).model.path;
+  if (model.path.empty() && fs::exists(config)) {
+    const ModelChoice run = load_run_config(config.string(), {}).model;
+    model.path = run.path;
+    // Random weights, in which case nothing but the delta has what was learned.
+    model.config = run.config;
+    model.seed = run.seed;
   }
-  if (model.empty()) {
+  if (model.path.empty() && model.config.empty()) {
     fail<UsageError>("{}: give --model, the folder of the model it changes",
                      given);
   }

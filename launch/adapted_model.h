@@ -18,8 +18,8 @@ namespace thinwire {
 class Communicator;
 
 struct AdaptedModel {
-  std::string path;                    // the model's, as it was given
-  std::string folder;                  // on this host
+  std::string path;    // the model's, as it was given; "": random weights
+  std::string folder;  // on this host; "": random weights
   std::unique_ptr<Backbone> backbone;  // head added
   Digest identity;
   std::unique_ptr<Task> task;  // null: the bare base model
@@ -34,7 +34,7 @@ AdaptedModel open_bare(const std::string& model, Communicator& comm);
 AdaptedModel open_adapter(const std::string& model, const std::string& folder,
                           Communicator& comm);
 // file: for messages. The methods are those that made the delta.
-AdaptedModel open_delta(const std::string& model, DeltaFile loaded,
+AdaptedModel open_delta(const ModelChoice& model, DeltaFile loaded,
                         const std::string& file, Communicator& comm);
 
 // The same from a verb's DELTA, a delta file or a checkpoint or run folder, and

@@ -38,7 +38,7 @@ prepare_data() {
   ln -sfn "$model" "$cache/minilm"
   if [[ ! -f $cache/shards/train/index.json ]]; then
     say 'preparing Debian package descriptions'
-    .venv/bin/python data/debian_descriptions.py --sections 20 \
+    .venv/bin/python data/debian_descriptions.py --classes 20 \
       --output "$cache/debian.tsv"
     .venv/bin/python data/prepare.py --task classify \
       --tokenizer "$cache/minilm" --input "$cache/debian.tsv" \

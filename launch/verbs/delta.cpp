@@ -51,7 +51,7 @@ at::Tensor origin(const Arguments& arguments, const NamedDelta& first,
         "the folder of the model",
         arguments.get("OPERATION"));
   }
-  AdaptedModel model = open_delta(arguments.get("model"),
+  AdaptedModel model = open_delta({.path = arguments.get("model")},
                                   load_delta(first.path), first.path, comm);
   const double seed = number_of(arguments.get("seed", "1"), "seed");
   return origin_of(*model.delta, *model.backbone, model.methods,

@@ -33,11 +33,12 @@ AdaptedModel set_up(const Arguments& arguments, Communicator& comm) {
                      trainable);
   }
   const std::string delta = arguments.get("delta");
-  AdaptedModel setup = arguments.has("adapter")
-                           ? open_adapter(model, arguments.get("adapter"), comm)
-                       : arguments.has("delta")
-                           ? open_delta(model, load_delta(delta), delta, comm)
-                           : open_bare(model, comm);
+  AdaptedModel setup =
+      arguments.has("adapter")
+          ? open_adapter(model, arguments.get("adapter"), comm)
+      : arguments.has("delta")
+          ? open_delta({.path = model}, load_delta(delta), delta, comm)
+          : open_bare(model, comm);
   if (!trainable.empty()) use_method(setup, trainable);
   if (setup.delta) {
     attach_delta(*setup.backbone, setup.methods, *setup.delta);

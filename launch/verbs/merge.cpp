@@ -67,7 +67,7 @@ int run(const Arguments& arguments, Communicator& comm) {
   const std::string output = arguments.get("output");
   NewFolder folder(output);
   save_hf_folder(*model.backbone, folder.path(), merged(model));
-  copy_beside(model.folder, folder);
+  if (!model.folder.empty()) copy_beside(model.folder, folder);
   folder.publish();
   std::printf("%s\n", output.c_str());
   return kExitDone;

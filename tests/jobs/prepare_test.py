@@ -492,7 +492,7 @@ class DebianDescriptionsTest(unittest.TestCase):
             subprocess.run(
                 [sys.executable,
                  os.path.join(ROOT, "data", "debian_descriptions.py"),
-                 "--input", source, "--output", out, "--sections", "2"],
+                 "--input", source, "--output", out, "--classes", "2"],
                 check=True, capture_output=True)
             with open(out) as f:
                 self.assertEqual(f.read().split("\n"), [
