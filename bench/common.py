@@ -84,7 +84,7 @@ def without_folders(value):
     if isinstance(value, list):
         return [without_folders(v) for v in value]
     if isinstance(value, str):
-        return " ".join(os.path.basename(w) if os.path.isabs(w) else w
+        return " ".join(os.path.basename(w) or w if os.path.isabs(w) else w
                         for w in value.split(" "))
     return value
 

@@ -57,6 +57,18 @@ class SmallT5(unittest.TestCase):
         self.assertEqual(self.summary["trainable_parameters"],
                          self.summary["total_parameters"])
 
+    def test_the_merged_model_is_the_trained_one(self):
+        output = os.path.join(self.place.name, "again")
+        result = jobs.run(
+            ["train", os.path.join(CONFIGS, "small_t5_pretrain.yaml"),
+             "model.config=~", f"model.path={CACHE}/model",
+             f"data.train={CACHE}/corpus/train",
+             f"data.eval={CACHE}/corpus/eval", f"output={output}",
+             "train.steps=1", "train.eval_samples=64"], 2)
+        self.assertEqual(result.status, 0, result.err[-3000:])
+        self.assertAlmostEqual(jobs.summary(output)["first"]["loss"],
+                               self.summary["final"]["loss"], places=5)
+
     def test_every_small_config_on_it_runs(self):
         for source in ("small_t5_prompt_section", "small_t5_prompt_role"):
             self.run_config(source)
