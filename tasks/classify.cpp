@@ -43,6 +43,7 @@ class Classify : public PooledTask {
   }
 
   std::string_view kind() const override { return "classify"; }
+  Answer answer() const override { return Answer::kClass; }
 
   BackboneInput collate(std::span<const Sample> samples,
                         const ModelConfig& config) const override {

@@ -20,6 +20,7 @@ namespace {
 class LanguageModel : public TokenTask {
  public:
   std::string_view kind() const override { return "lm"; }
+  Answer answer() const override { return Answer::kLoss; }
 
   void add_head(Backbone& backbone, TensorSource&) override {
     if (backbone.config().decoder_only) return;

@@ -17,6 +17,7 @@ class TextToText : public TokenTask {
       : kind_(kind), decoding_(read_decoding(config)), judged_(config) {}
 
   std::string_view kind() const override { return kind_; }
+  Answer answer() const override { return Answer::kText; }
 
   void add_head(Backbone& backbone, TensorSource&) override {
     if (backbone.config().decoder_layers == 0) {
