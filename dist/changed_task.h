@@ -21,6 +21,7 @@ class ChangedTask : public Task {
   ChangedTask(std::unique_ptr<Task> task, Change change)
       : task_(std::move(task)), change_(std::move(change)) {}
   std::string_view kind() const override { return task_->kind(); }
+  Answer answer() const override { return task_->answer(); }
   void add_head(Backbone& b, TensorSource& s) override {
     task_->add_head(b, s);
   }

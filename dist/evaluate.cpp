@@ -63,8 +63,8 @@ class Texts {
           folder_.path());
     }
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      rows[i].figures = task.text_figures(decoder_.text(texts[i].tokens),
-                                          references[i]);
+      rows[i].figures =
+          task.text_figures(decoder_.text(texts[i].tokens), references[i]);
     }
   }
 
@@ -72,52 +72,6 @@ class Texts {
   const ShardFolder& folder_;
   TextDecoder decoder_;
 };
-
-// Runs `compute(in, first, ctx)` on this rank's batches, `first` the place of
-// the first sample, then gathers what `pack` makes of the rows;
-// `unpack(bytes, cursor)` takes the rows of one batch off a rank's bytes.
-template <class Row, class Compute, class Pack, class Unpack>
-std::vector<Row> over_batches(Communicator& comm, Backbone& backbone,
-                              Task& task, const ShardFolder& folder,
-                              const EvalOptions& options, Compute compute,
-                              Pack pack, Unpack unpack) {
-  const Deal deal(folder, options);
-  const auto begin = Clock::now();
-  const auto mine = together(comm, [&] {
-    const at::NoGradGuard no_grad;
-    std::vector<std::byte> bytes;
-    for (std::int64_t b = comm.rank(); b < deal.batches; b += comm.size()) {
-      const auto samples = folder.read(deal.begin(b), deal.count(b));
-      const BackboneInput in = task.collate(samples, backbone.config());
-      ForwardContext ctx;
-      ctx.tasks = in.tasks;
-      const std::vector<Row> rows = compute(in, deal.begin(b), ctx);
-      THINWIRE_ASSERT(static_cast<std::int64_t>(rows.size()) == deal.count(b),
-                      "{} rows for {} samples", rows.size(), deal.count(b));
-      for (const Row& row : rows) pack(row, bytes);
-      if (options.progress) {
-        options.progress(std::min(deal.samples, deal.begin(b + comm.size())),
-                         deal.samples);
-      }
-    }
-    // The slowest rank may need a multiple of this one's time.
-    comm.set_default_timeout_seconds(comm.default_timeout_seconds() +
-                                     4 * seconds_since(begin));
-    return bytes;
-  });
-  const auto all = comm.all_gather_v(mine, {.tag = "eval rows"});
-
-  std::vector<std::size_t> cursor(all.size(), 0);
-  std::vector<Row> rows;
-  rows.reserve(static_cast<std::size_t>(deal.samples));
-  for (std::int64_t b = 0; b < deal.batches; ++b) {
-    const auto r = static_cast<std::size_t>(b % comm.size());
-    for (std::int64_t i = 0; i < deal.count(b); ++i) {
-      rows.push_back(unpack(all[r], cursor[r]));
-    }
-  }
-  return rows;
-}
 
 template <class T>
 void append(std::vector<std::byte>& bytes, const T* data, std::size_t count) {
@@ -152,12 +106,101 @@ void take_list(const std::vector<std::byte>& bytes, std::size_t& cursor,
   take(bytes, cursor, list.data(), list.size());
 }
 
+void pack(const EvalRow& row, std::vector<std::byte>& bytes) {
+  append(bytes, &row.sample, 1);
+  for (const double x :
+       {row.label, row.prediction, row.loss_sum, row.loss_weight}) {
+    append(bytes, &x, 1);
+  }
+  append_list(bytes, row.figures);
+}
+
+void unpack(const std::vector<std::byte>& bytes, std::size_t& cursor,
+            EvalRow& row) {
+  take(bytes, cursor, &row.sample, 1);
+  for (double* x :
+       {&row.label, &row.prediction, &row.loss_sum, &row.loss_weight}) {
+    take(bytes, cursor, x, 1);
+  }
+  take_list(bytes, cursor, row.figures);
+}
+
+void pack(const Prediction& p, std::vector<std::byte>& bytes) {
+  append(bytes, &p.sample, 1);
+  append(bytes, &p.value, 1);
+  append_list(bytes, p.scores);
+  append_list(bytes, p.tokens);
+}
+
+void unpack(const std::vector<std::byte>& bytes, std::size_t& cursor,
+            Prediction& p) {
+  take(bytes, cursor, &p.sample, 1);
+  take(bytes, cursor, &p.value, 1);
+  take_list(bytes, cursor, p.scores);
+  take_list(bytes, cursor, p.tokens);
+}
+
+void pack(const Answered& a, std::vector<std::byte>& bytes) {
+  pack(a.row, bytes);
+  pack(a.prediction, bytes);
+}
+
+void unpack(const std::vector<std::byte>& bytes, std::size_t& cursor,
+            Answered& a) {
+  unpack(bytes, cursor, a.row);
+  unpack(bytes, cursor, a.prediction);
+}
+
+// Runs `compute(in, first, ctx)` on this rank's batches, `first` the place of
+// the first sample, then gathers the rows.
+template <class Row, class Compute>
+std::vector<Row> over_batches(Communicator& comm, Backbone& backbone,
+                              Task& task, const ShardFolder& folder,
+                              const EvalOptions& options, Compute compute) {
+  const Patience keep_timeout(comm, 0);
+  const Deal deal(folder, options);
+  const auto begin = Clock::now();
+  const auto mine = together(comm, [&] {
+    const at::NoGradGuard no_grad;
+    std::vector<std::byte> bytes;
+    for (std::int64_t b = comm.rank(); b < deal.batches; b += comm.size()) {
+      const auto samples = folder.read(deal.begin(b), deal.count(b));
+      const BackboneInput in = task.collate(samples, backbone.config());
+      ForwardContext ctx;
+      ctx.tasks = in.tasks;
+      const std::vector<Row> rows = compute(in, deal.begin(b), ctx);
+      THINWIRE_ASSERT(static_cast<std::int64_t>(rows.size()) == deal.count(b),
+                      "{} rows for {} samples", rows.size(), deal.count(b));
+      for (const Row& row : rows) pack(row, bytes);
+      if (options.progress) {
+        options.progress(std::min(deal.samples, deal.begin(b + comm.size())),
+                         deal.samples);
+      }
+    }
+    // The slowest rank may need a multiple of this one's time.
+    comm.set_default_timeout_seconds(comm.default_timeout_seconds() +
+                                     4 * seconds_since(begin));
+    return bytes;
+  });
+  const auto all = comm.all_gather_v(mine, {.tag = "eval rows"});
+
+  std::vector<std::size_t> cursor(all.size(), 0);
+  std::vector<Row> rows;
+  rows.reserve(static_cast<std::size_t>(deal.samples));
+  for (std::int64_t b = 0; b < deal.batches; ++b) {
+    const auto r = static_cast<std::size_t>(b % comm.size());
+    for (std::int64_t i = 0; i < deal.count(b); ++i) {
+      unpack(all[r], cursor[r], rows.emplace_back());
+    }
+  }
+  return rows;
+}
+
 }  // namespace
 
 EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
                     const ShardFolder& folder, const EvalOptions& options) {
   const auto begin = Clock::now();
-  const Patience keep_timeout(comm, 0);
   std::optional<Texts> texts;
   const std::vector<EvalRow> rows = over_batches<EvalRow>(
       comm, backbone, task, folder, options,
@@ -169,24 +212,6 @@ EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
           texts->judge(task, task.predict(backbone, in, ctx), first, out);
         }
         return out;
-      },
-      [](const EvalRow& row, std::vector<std::byte>& bytes) {
-        append(bytes, &row.sample, 1);
-        for (const double x :
-             {row.label, row.prediction, row.loss_sum, row.loss_weight}) {
-          append(bytes, &x, 1);
-        }
-        append_list(bytes, row.figures);
-      },
-      [](const std::vector<std::byte>& bytes, std::size_t& cursor) {
-        EvalRow row;
-        take(bytes, cursor, &row.sample, 1);
-        for (double* x :
-             {&row.label, &row.prediction, &row.loss_sum, &row.loss_weight}) {
-          take(bytes, cursor, x, 1);
-        }
-        take_list(bytes, cursor, row.figures);
-        return row;
       });
   EvalRecord record;
   record.metrics = task.metrics(rows);
@@ -198,25 +223,33 @@ EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
 std::vector<Prediction> predict(Communicator& comm, Backbone& backbone,
                                 Task& task, const ShardFolder& folder,
                                 const EvalOptions& options) {
-  const Patience keep_timeout(comm, 0);
   return over_batches<Prediction>(
       comm, backbone, task, folder, options,
       [&](const BackboneInput& in, std::int64_t, const ForwardContext& ctx) {
         return task.predict(backbone, in, ctx);
-      },
-      [](const Prediction& p, std::vector<std::byte>& bytes) {
-        append(bytes, &p.sample, 1);
-        append(bytes, &p.value, 1);
-        append_list(bytes, p.scores);
-        append_list(bytes, p.tokens);
-      },
-      [](const std::vector<std::byte>& bytes, std::size_t& cursor) {
-        Prediction p;
-        take(bytes, cursor, &p.sample, 1);
-        take(bytes, cursor, &p.value, 1);
-        take_list(bytes, cursor, p.scores);
-        take_list(bytes, cursor, p.tokens);
-        return p;
+      });
+}
+
+std::vector<Answered> evaluate_and_predict(Communicator& comm,
+                                           Backbone& backbone, Task& task,
+                                           const ShardFolder& folder,
+                                           const EvalOptions& options) {
+  std::optional<Texts> texts;
+  return over_batches<Answered>(
+      comm, backbone, task, folder, options,
+      [&](const BackboneInput& in, std::int64_t first,
+          const ForwardContext& ctx) {
+        auto rows = task.evaluate(backbone, in, ctx);
+        auto predictions = task.predict(backbone, in, ctx);
+        if (task.judges_texts()) {
+          if (!texts) texts.emplace(folder);
+          texts->judge(task, predictions, first, rows);
+        }
+        std::vector<Answered> out;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+          out.push_back({std::move(rows[i]), std::move(predictions[i])});
+        }
+        return out;
       });
 }
 

@@ -26,4 +26,16 @@ std::vector<Prediction> predict(Communicator& comm, Backbone& backbone,
                                 Task& task, const ShardFolder& folder,
                                 const EvalOptions& options);
 
+// What one sample's evaluation found, and what its prediction says.
+struct Answered {
+  EvalRow row;
+  Prediction prediction;
+};
+// Both of each sample, in storage order, on every rank; of texts it judges
+// evaluation takes the predicted.
+std::vector<Answered> evaluate_and_predict(Communicator& comm,
+                                           Backbone& backbone, Task& task,
+                                           const ShardFolder& folder,
+                                           const EvalOptions& options);
+
 }  // namespace thinwire

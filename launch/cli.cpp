@@ -53,12 +53,18 @@ struct Given {
   }
 };
 
-void add_positional(CLI::App& app, const VerbOption& option, Given& given) {
+// Takes the mark of many off a spec.
+bool take_many(std::string& spec) {
   static constexpr std::string_view kMany = "…";
+  if (!spec.ends_with(kMany)) return false;
+  spec.resize(spec.size() - kMany.size());
+  return true;
+}
+
+void add_positional(CLI::App& app, const VerbOption& option, Given& given) {
   std::string name(option.spec);
   const std::string help(option.help);
-  if (name.ends_with(kMany)) {
-    name.resize(name.size() - kMany.size());
+  if (take_many(name)) {
     auto& slot = given.lists.emplace_back(name, std::vector<std::string>{});
     app.add_option(name, slot.second, help)->type_name("");
     return;
@@ -80,9 +86,18 @@ void add_option(CLI::App& app, const VerbOption& option, Given& given) {
     app.add_flag(flag, slot.second, std::string(option.help));
     return;
   }
-  auto& slot = given.values.emplace_back(name, "");
-  auto* added = app.add_option(flag, slot.second, std::string(option.help));
-  added->type_name(std::string(option.spec.substr(space + 1)));
+  const std::string help(option.help);
+  std::string value(option.spec.substr(space + 1));
+  CLI::Option* added = nullptr;
+  if (take_many(value)) {
+    auto& slot = given.lists.emplace_back(name, std::vector<std::string>{});
+    added = app.add_option(flag, slot.second, help);
+    added->allow_extra_args(false);  // one each time it is given
+  } else {
+    added =
+        app.add_option(flag, given.values.emplace_back(name, "").second, help);
+  }
+  added->type_name(value);
   if (option.required) added->required();
 }
 

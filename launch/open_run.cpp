@@ -212,9 +212,8 @@ Delta load_saved_delta(const OpenRun& run, const std::string& path,
   return std::move(loaded.delta);
 }
 
-Delta attach_saved_delta(OpenRun& run, const std::string& path,
-                         std::string* found) {
-  Delta delta = load_saved_delta(run, path, found);
+Delta attach_saved_delta(OpenRun& run, const std::string& path) {
+  Delta delta = load_saved_delta(run, path);
   place_delta(*run.backbone, delta);
   attach_delta(*run.backbone, run.methods, delta);
   return delta;

@@ -43,8 +43,8 @@ std::shared_ptr<const ShardFolder> open_data(const std::string& path,
                                              const RunConfig& config,
                                              const Backbone& backbone);
 
-// The file of a delta: `path` itself, of a checkpoint folder, or of a run folder
-// (its best/, else its newest checkpoint). Throws UsageError.
+// The file of a delta: `path` itself, of a checkpoint folder, or of a run
+// folder (its best/, else its newest checkpoint). Throws UsageError.
 std::string find_delta(const std::string& path);
 
 // A delta from a file, a checkpoint folder, a run folder (its best/, else its
@@ -55,7 +55,6 @@ Delta load_saved_delta(const OpenRun& run, const std::string& path,
 bool holds_delta(const std::string& path);  // where that would look
 
 // The same, attached to the backbone.
-Delta attach_saved_delta(OpenRun& run, const std::string& path,
-                         std::string* found = nullptr);
+Delta attach_saved_delta(OpenRun& run, const std::string& path);
 
 }  // namespace thinwire

@@ -1,5 +1,7 @@
 #include "launch/saved_run.h"
 
+#include <fmt/ranges.h>
+
 #include <utility>
 
 #include "base/error.h"
@@ -7,6 +9,7 @@
 #include "launch/config_tasks.h"
 #include "launch/device.h"
 #include "launch/job.h"
+#include "peft/delta_arithmetic.h"
 
 namespace thinwire {
 
@@ -30,6 +33,38 @@ void choose_data(const Arguments& arguments, RunConfig& config) {
   }
 }
 
+// The config's methods are what acts on the delta's numbers.
+void require_methods(const OpenRun& run, const Delta& delta,
+                     const std::string& file) {
+  std::vector<std::string> made, listed;
+  for (const std::string& config : delta.method_configs()) {
+    made.push_back(Config::parse(config).at("method").get<std::string>());
+  }
+  for (const auto& method : run.methods) listed.emplace_back(method->id());
+  if (made == listed) return;
+  fail<UsageError>("{}: was made by {}, the peft of {} is {}", file,
+                   fmt::join(made, ", "), run.config.path,
+                   fmt::join(listed, ", "));
+}
+
+// Each --delta, or that of the run's own folder.
+std::vector<Delta> load_members(const Arguments& arguments, SavedRun& run) {
+  std::vector<std::string> given = arguments.all("delta");
+  if (given.empty()) given.emplace_back();
+  std::vector<NamedDelta> loaded;
+  for (const std::string& path : given) {
+    std::string file;
+    Delta delta = load_saved_delta(run.open, path, &file);
+    require_methods(run.open, delta, file);
+    loaded.push_back({file, {std::move(delta), run.open.identity}});
+    run.deltas.push_back(std::move(file));
+  }
+  require_alike(loaded);
+  std::vector<Delta> members;
+  for (NamedDelta& d : loaded) members.push_back(std::move(d.file.delta));
+  return members;
+}
+
 }  // namespace
 
 SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
@@ -42,8 +77,9 @@ SavedRun open_saved_run(const Arguments& arguments, Communicator& comm,
   SavedRun run;
   run.open = open_run(std::move(config), Need::kNothing, Need::kRequired, comm);
   run.open.backbone->parameters().move_to(device);
-  attach_saved_delta(run.open, arguments.get("delta"), &run.delta);
-  agree_text(comm, "the delta", run.delta);
+  run.members.emplace(*run.open.backbone, run.open.methods,
+                      load_members(arguments, run));
+  agree_text(comm, "the delta", fmt::format("{}", fmt::join(run.deltas, "\n")));
 
   const TrainOptions& train = run.open.config.train;
   run.options.batch_size =

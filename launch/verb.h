@@ -13,8 +13,9 @@ namespace thinwire {
 class Communicator;
 
 struct VerbOption {
-  // "--name" (a flag), "--name VALUE", or "NAME" / "NAME…" (positional, one or
-  // any number; NAME? may be left out).
+  // "--name" (a flag), "--name VALUE" (once), "--name VALUE…" (any number of
+  // times), or "NAME" / "NAME…" (positional, one or any number; NAME? may be
+  // left out).
   std::string_view spec;
   std::string_view help;
   bool required = false;

@@ -35,8 +35,8 @@ struct BackboneInput {
   std::vector<std::int32_t> tasks;  // [B]
   // Filled by tasks, read by their losses: class or regression labels [B]
   // (int64 / fp32), or target tokens int64 of the decoder's rows (of the only
-  // stream's, where that is a decoder), -100 ignored. Where a sample has several
-  // answers to rank: the right one's number int64 [B], how many decoder
+  // stream's, where that is a decoder), -100 ignored. Where a sample has
+  // several answers to rank: the right one's number int64 [B], how many decoder
   // sequences each sample has [B], and their tokens int64 [T_decoder].
   at::Tensor labels;
   std::vector<std::int64_t> choices;
@@ -107,7 +107,7 @@ class Backbone {
   // cross_entropy_sum() of those logits and labels int64 [n]; the logits are
   // never held unless something is attached to the head.
   at::Tensor lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
-                     const ForwardContext& ctx);
+                     const ForwardContext& ctx, double smoothing = 0);
   // The same per row, with the likeliest tokens; outside autograd.
   TokenLosses lm_token_losses(const at::Tensor& hidden,
                               const at::Tensor& labels,

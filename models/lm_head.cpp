@@ -43,12 +43,12 @@ bool Backbone::needs_logits(const at::Tensor& hidden,
 }
 
 at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
-                             const ForwardContext& ctx) {
+                             const ForwardContext& ctx, double smoothing) {
   const Site& head = lm_head_site();
   const auto [weight, watch, scale, axes] = parameters_.use(head.weight, ctx);
   THINWIRE_ASSERT(!scale.defined(), "the output matrix is int8");
   if (needs_logits(hidden, ctx)) {
-    return cross_entropy_sum(lm_logits(hidden, ctx), labels);
+    return cross_entropy_sum(lm_logits(hidden, ctx), labels, smoothing);
   }
   WatchedWeight::Sampled sampled;
   if (watch != nullptr) {
@@ -56,6 +56,7 @@ at::Tensor Backbone::lm_loss(const at::Tensor& hidden, const at::Tensor& labels,
   }
   return linear_cross_entropy(hidden, weight, labels,
                               {.scale = lm_scale_,
+                               .smoothing = smoothing,
                                .values = sampled.values,
                                .sampled = std::move(sampled.add),
                                .late = sampled.late});

@@ -90,13 +90,18 @@ struct Inputs {
 
 double run_blocks(const Inputs& in, const Kept& kept, Gradients& grads) {
   double sum = 0;
+  const double smoothing = in.options.smoothing;
+  at::Tensor mean;
+  if (smoothing != 0) mean = mean_row(in.weight);
   for_blocks(kept.rows.size(), [&](std::int64_t begin, std::int64_t count) {
     const std::int64_t* rows = kept.rows.data() + begin;
     const at::Tensor x = gather_rows(in.hidden, rows, count, in.options.scale);
     const VocabularyResult block =
         vocabulary_pass(x, in.weight, kept.labels.data() + begin,
                         {.hidden_grad = in.hidden_trains,
-                         .probabilities = in.weight_trains || in.values_train});
+                         .probabilities = in.weight_trains || in.values_train,
+                         .smoothing = smoothing,
+                         .mean_row = mean});
     for (const double loss : block.loss) sum += loss;
     if (in.hidden_trains) {
       scatter_rows(grads.hidden, block.hidden_grad, rows, in.options.scale);

@@ -19,7 +19,8 @@ struct LossRows {
 };
 
 struct LinearCrossEntropyOptions {
-  double scale = 1;  // of hidden; T5 1.0: d^-0.5
+  double scale = 1;      // of hidden; T5 1.0: d^-0.5
+  double smoothing = 0;  // as cross_entropy_sum() has it
   // Where only entries of W train, or something is made of W's gradient: the
   // values, a leaf fp32 [k]. `sampled` adds to grad [k] what dy^T x is at them;
   // called once per block of rows, in order, with no graph recorded: with the
@@ -31,9 +32,10 @@ struct LinearCrossEntropyOptions {
 
 // hidden fp32 [n, d], rounded to the type of weight [V, d], fp32 or bf16;
 // labels int64 [n] in [0, V) or -100 (ignored), else UsageError. -> scalar sum
-// of -log softmax(scale hidden weight^T)[label]. Differentiable once in hidden,
-// weight and values: the gradients are computed with the loss where the graph
-// is recorded, and kept (fp32 [n, d]; [V, d] if weight trains) until backward.
+// of -log softmax(scale hidden weight^T)[label], or of that smoothed.
+// Differentiable once in hidden, weight and values: the gradients are computed
+// with the loss where the graph is recorded, and kept (fp32 [n, d]; [V, d] if
+// weight trains) until backward.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& labels,

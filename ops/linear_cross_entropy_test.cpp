@@ -1,7 +1,9 @@
 #include "ops/linear_cross_entropy.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
@@ -32,9 +34,9 @@ at::Tensor some_labels(std::int64_t n, std::int64_t classes, std::int64_t gap) {
 }
 
 at::Tensor twin(const at::Tensor& hidden, const at::Tensor& weight,
-                const at::Tensor& labels, double scale) {
+                const at::Tensor& labels, double scale, double smoothing = 0) {
   return cross_entropy_sum(at::linear(hidden.mul(scale), weight.to(at::kFloat)),
-                           labels);
+                           labels, smoothing);
 }
 
 struct Case {
@@ -50,7 +52,7 @@ const Case kCases[] = {
     {20, 2, 9001, 0, 1, 20},
 };
 
-TEST(LinearCrossEntropy, LossAndGradientsMatchTheTwin) {
+void expect_twin(double smoothing) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(testing::Message()
                  << c.n << " " << c.d << " " << c.vocabulary);
@@ -59,9 +61,9 @@ TEST(LinearCrossEntropy, LossAndGradientsMatchTheTwin) {
         normal("w", {c.vocabulary, c.d}).mul(c.spread).requires_grad_(true);
     at::Tensor h2 = copy_leaf(h), w2 = copy_leaf(w);
     const at::Tensor labels = some_labels(c.n, c.vocabulary, c.gap);
-    const at::Tensor loss =
-        linear_cross_entropy(h, w, labels, {.scale = c.scale});
-    const at::Tensor want = twin(h2, w2, labels, c.scale);
+    const at::Tensor loss = linear_cross_entropy(
+        h, w, labels, {.scale = c.scale, .smoothing = smoothing});
+    const at::Tensor want = twin(h2, w2, labels, c.scale, smoothing);
     EXPECT_NEAR(loss.item<double>(), want.item<double>(),
                 2e-6 * std::abs(want.item<double>()));
     loss.mul(0.5).backward();
@@ -70,6 +72,52 @@ TEST(LinearCrossEntropy, LossAndGradientsMatchTheTwin) {
     const double ws = 1 + w2.grad().abs().max().item<double>();
     EXPECT_LT(largest_difference(h.grad(), h2.grad()) / hs, 2e-5);
     EXPECT_LT(largest_difference(w.grad(), w2.grad()) / ws, 2e-5);
+  }
+}
+
+TEST(LinearCrossEntropy, LossAndGradientsMatchTheTwin) { expect_twin(0); }
+TEST(LinearCrossEntropy, SmoothedTheyMatchTheTwin) { expect_twin(0.1); }
+
+// fp64, where differences tell: loss and gradients against torch's own, and
+// these against differences of the loss.
+TEST(LinearCrossEntropy, SmoothingIsTorchs) {
+  constexpr double kSmoothing = 0.3;
+  at::Tensor h = leaf("h", {9, 6});
+  at::Tensor w = leaf("w", {40, 6});
+  const at::Tensor labels = some_labels(9, 40, 4);
+  const auto torchs = [&](const at::Tensor& hidden, const at::Tensor& weight) {
+    return at::cross_entropy_loss(at::linear(hidden, weight), labels, {},
+                                  at::Reduction::Sum, -100, kSmoothing);
+  };
+  const at::Tensor loss =
+      linear_cross_entropy(h, w, labels, {.smoothing = kSmoothing});
+  loss.backward();
+  at::Tensor h2 = h.detach().to(at::kDouble).requires_grad_(true);
+  at::Tensor w2 = w.detach().to(at::kDouble).requires_grad_(true);
+  const at::Tensor want = torchs(h2, w2);
+  want.backward();
+  EXPECT_NEAR(loss.item<double>(), want.item<double>(),
+              1e-6 * want.item<double>());
+  EXPECT_LT(h.grad().sub(h2.grad()).abs().max().item<double>(), 1e-5);
+  EXPECT_LT(w.grad().sub(w2.grad()).abs().max().item<double>(), 1e-5);
+
+  const at::NoGradGuard no_grad;
+  constexpr double kStep = 1e-4;
+  for (const std::int64_t v : {0, 3, 39}) {
+    at::Tensor up = w2.detach().clone(), down = w2.detach().clone();
+    up[v][2] += kStep;
+    down[v][2] -= kStep;
+    const double slope =
+        torchs(h2, up).sub(torchs(h2, down)).item<double>() / (2 * kStep);
+    EXPECT_NEAR(w.grad()[v][2].item<double>(), slope, 1e-5) << v;
+  }
+  for (const std::int64_t i : {1, 4, 8}) {
+    at::Tensor up = h2.detach().clone(), down = h2.detach().clone();
+    up[i][5] += kStep;
+    down[i][5] -= kStep;
+    const double slope =
+        torchs(up, w2).sub(torchs(down, w2)).item<double>() / (2 * kStep);
+    EXPECT_NEAR(h.grad()[i][5].item<double>(), slope, 1e-5) << i;
   }
 }
 
@@ -100,7 +148,8 @@ void expect_sampled(bool late) {
   at::Tensor w2 = copy_leaf(w);
   const at::Tensor labels = some_labels(200, 700, 3);
   at::Tensor values = normal("v", {700}).requires_grad_(true);
-  LinearCrossEntropyOptions options{.scale = 0.5, .values = values};
+  LinearCrossEntropyOptions options{
+      .scale = 0.5, .smoothing = 0.1, .values = values};
   int calls = 0;  // the entries: column 3
   std::vector<std::int64_t> rows;
   options.late = late;
@@ -113,7 +162,7 @@ void expect_sampled(bool late) {
   const at::Tensor loss = linear_cross_entropy(h, w, labels, options);
   EXPECT_EQ(calls, late ? 0 : 2);
   loss.mul(3).backward();
-  twin(h2, w2, labels, 0.5).mul(3).backward();
+  twin(h2, w2, labels, 0.5, 0.1).mul(3).backward();
   EXPECT_EQ(calls, 2);
   EXPECT_LT(largest_difference(values.grad(), w2.grad().select(1, 3)), 5e-5);
   EXPECT_LT(largest_difference(h.grad(), h2.grad()), 5e-5);
@@ -129,14 +178,15 @@ TEST(LinearCrossEntropy, SampledEntriesGetTheirPartOfTheGradient) {
   expect_sampled(/*late=*/true);
 }
 
-TEST(LinearCrossEntropy, Bf16MatrixRoundsOnlyTheFactors) {
+void expect_bf16_twin(double smoothing) {
   for (const std::int64_t d : {64, 65}) {  // pairs, and no pairs
     at::Tensor h = leaf("h", {50, d}), h2 = copy_leaf(h);
     const at::Tensor w = normal("w", {3000, d}).to(at::kBFloat16);
     const at::Tensor labels = some_labels(50, 3000, 6);
-    const at::Tensor loss = linear_cross_entropy(h, w, labels);
+    const at::Tensor loss =
+        linear_cross_entropy(h, w, labels, {.smoothing = smoothing});
     const at::Tensor want =
-        twin(h2.to(at::kBFloat16).to(at::kFloat), w, labels, 1);
+        twin(h2.to(at::kBFloat16).to(at::kFloat), w, labels, 1, smoothing);
     EXPECT_NEAR(loss.item<double>(), want.item<double>(),
                 2e-6 * want.item<double>());
     loss.backward();
@@ -147,13 +197,18 @@ TEST(LinearCrossEntropy, Bf16MatrixRoundsOnlyTheFactors) {
   }
 }
 
+TEST(LinearCrossEntropy, Bf16MatrixRoundsOnlyTheFactors) {
+  expect_bf16_twin(0);
+  expect_bf16_twin(0.1);
+}
+
 TEST(LinearCrossEntropy, Bf16MatrixMayTrain) {
   at::Tensor w = normal("w", {300, 16}).to(at::kBFloat16).requires_grad_(true);
   at::Tensor w2 = copy_leaf(w);
   const at::Tensor h = normal("h", {20, 16}).to(at::kBFloat16).to(at::kFloat);
   const at::Tensor labels = some_labels(20, 300, 4);
-  linear_cross_entropy(h, w, labels).backward();
-  twin(h, w2, labels, 1).backward();
+  linear_cross_entropy(h, w, labels, {.smoothing = 0.1}).backward();
+  twin(h, w2, labels, 1, 0.1).backward();
   const double scale = w2.grad().abs().max().item<double>();
   EXPECT_LT(largest_difference(w.grad(), w2.grad()), 8e-3 * scale);
 }
@@ -202,7 +257,7 @@ TEST(LinearCrossEntropy, SameBitsForAnyCountOfThreads) {
   for (const int threads : {1, 2, 3}) {
     at::set_num_threads(threads);
     at::Tensor h2 = copy_leaf(h), w2 = copy_leaf(w);
-    losses.push_back(linear_cross_entropy(h2, w2, labels));
+    losses.push_back(linear_cross_entropy(h2, w2, labels, {.smoothing = 0.1}));
     losses.back().backward();
     hidden.push_back(h2.grad());
     weights.push_back(w2.grad());

@@ -32,13 +32,28 @@ at::Tensor negative_log(const at::Tensor& log_softmax, const at::Tensor& labels,
                       kIgnoredLabel);
 }
 
-// p - e_label, rows of ignored labels 0, in place of log p.
-void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels) {
+at::Tensor smoothed_sum(const at::Tensor& log_p, const at::Tensor& labels,
+                        double smoothing) {
+  const at::Tensor loss = negative_log(log_p, labels, at::Reduction::Sum);
+  if (smoothing == 0) return loss;
+  const at::Tensor rows =
+      log_p.mean(1).masked_fill(labels.eq(kIgnoredLabel), 0);
+  return loss.mul(1 - smoothing).sub(rows.sum(), smoothing);
+}
+
+// p - (1 - smoothing) onehot - smoothing / C, rows of ignored labels 0, in
+// place of log p.
+void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels,
+                        double smoothing) {
   log_p.exp_();
+  if (smoothing != 0) {
+    log_p.sub_(smoothing / static_cast<double>(log_p.size(1)));
+  }
   if (plain_twin(log_p)) {
     const at::Tensor ignored = labels.eq(kIgnoredLabel).unsqueeze(1);
     const at::Tensor at = labels.clamp_min(0).unsqueeze(1);
-    log_p.scatter_add_(1, at, at::full(at.sizes(), -1, log_p.options()));
+    log_p.scatter_add_(1, at,
+                       at::full(at.sizes(), smoothing - 1, log_p.options()));
     log_p.masked_fill_(ignored, 0);
     return;
   }
@@ -49,32 +64,33 @@ void turn_into_gradient(at::Tensor& log_p, const at::Tensor& labels) {
     if (label[i] == kIgnoredLabel) {
       std::fill_n(p, classes, 0.0f);
     } else {
-      p[label[i]] -= 1;
+      p[label[i]] -= static_cast<float>(1 - smoothing);
     }
   }
 }
 
 }  // namespace
 
-at::Tensor cross_entropy_sum(const at::Tensor& logits,
-                             const at::Tensor& labels) {
+at::Tensor cross_entropy_sum(const at::Tensor& logits, const at::Tensor& labels,
+                             double smoothing) {
   const at::Tensor label = checked(logits, labels);
   if (logits.scalar_type() != at::kFloat || !needs_graph(std::array{logits})) {
-    return negative_log(at::log_softmax(logits, 1), label, at::Reduction::Sum);
+    return smoothed_sum(at::log_softmax(logits, 1), label, smoothing);
   }
   at::Tensor log_p, loss;
   {
     const at::NoGradGuard no_grad;
     log_p = at::log_softmax(logits, 1).contiguous();
-    loss = negative_log(log_p, label, at::Reduction::Sum);
+    loss = smoothed_sum(log_p, label, smoothing);
   }
   // The one [n, C] tensor that is kept becomes the gradient.
   return with_backward(
       std::move(loss), {logits},
-      [log_p, label](const at::Tensor& grad, const std::vector<bool>&) mutable {
+      [log_p, label, smoothing](const at::Tensor& grad,
+                                const std::vector<bool>&) mutable {
         THINWIRE_ASSERT(log_p.defined(), "cross_entropy_sum: ran twice");
         at::Tensor out = std::move(log_p);
-        turn_into_gradient(out, label);
+        turn_into_gradient(out, label, smoothing);
         if (!grad.is_cpu() || grad.item<double>() != 1) out.mul_(grad);
         return std::vector<at::Tensor>{std::move(out)};
       },

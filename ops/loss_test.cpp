@@ -1,5 +1,8 @@
 #include "ops/loss.h"
 
+#include <ATen/core/Reduction.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cross_entropy_loss.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -47,6 +50,26 @@ TEST(CrossEntropy, ValueAndGradientByFormula) {
     }
   }
   EXPECT_NEAR(sum.item<double>(), total, 1e-5);
+}
+
+// In fp64 by autograd, in fp32 by the gradient made in place.
+TEST(CrossEntropy, SmoothingIsTorchs) {
+  const at::Tensor labels = labels_of({2, -100, 0, 4});
+  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+    at::Tensor x = normal("l", {4, 5}).to(type).requires_grad_(true);
+    at::Tensor y = x.detach().to(at::kDouble).requires_grad_(true);
+    const at::Tensor loss = cross_entropy_sum(x, labels, 0.1);
+    const at::Tensor want = at::cross_entropy_loss(
+        y, labels, {}, at::Reduction::Sum, kIgnoredLabel, 0.1);
+    EXPECT_NEAR(loss.item<double>(), want.item<double>(), 1e-6);
+    loss.mul(2).backward();
+    want.mul(2).backward();
+    EXPECT_LT(x.grad().sub(y.grad()).abs().max().item<double>(), 1e-6);
+    EXPECT_EQ(x.grad()[1].abs().max().item<double>(), 0);
+    const at::NoGradGuard no_grad;
+    EXPECT_EQ(cross_entropy_sum(x, labels, 0.1).item<double>(),
+              loss.item<double>());
+  }
 }
 
 TEST(CrossEntropy, LabelOutOfRangeNamesItAndTheRange) {

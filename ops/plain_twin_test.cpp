@@ -94,11 +94,13 @@ TEST(PlainTwin, RaggedRows) {
 TEST(PlainTwin, CrossEntropy) {
   const at::Tensor logits = normal("logits", {5, 7});
   const at::Tensor labels = at::tensor({0, 6, -100, 3, 3}, at::kLong);
-  expect_alike(at::zeros({5, 7}), [&](at::Tensor& grad) {
-    const at::Tensor leaf = copy_leaf(logits);
-    cross_entropy_sum(leaf, labels).mul(3).backward();
-    grad.copy_(leaf.grad());
-  });
+  for (const double smoothing : {0.0, 0.1}) {
+    expect_alike(at::zeros({5, 7}), [&](at::Tensor& grad) {
+      const at::Tensor leaf = copy_leaf(logits);
+      cross_entropy_sum(leaf, labels, smoothing).mul(3).backward();
+      grad.copy_(leaf.grad());
+    });
+  }
 }
 
 TEST(PlainTwin, HostTensorsFollowTheirOperand) {

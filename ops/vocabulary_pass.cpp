@@ -271,7 +271,8 @@ at::Tensor multipliable(const at::Tensor& w) {
   return pairs && has_micro_kernel(w.scalar_type()) ? w : w.to(at::kFloat);
 }
 
-// acc / sum - (others / sum) w[label], per row.
+// acc / sum - (others / sum) w[label], per row, and smoothed
+// e (w[label] - mean w) more.
 void finish_grad(const Block& b, const Partial& p, at::Tensor& out) {
   const auto* acc = p.acc.const_data_ptr<float>();
   auto* to = out.mutable_data_ptr<float>();
@@ -286,7 +287,20 @@ void finish_grad(const Block& b, const Partial& p, at::Tensor& out) {
     for (std::int64_t j = 0; j < b.d; ++j) {
       to[j] = acc[r * b.d + j] * scale - pull * w[j];
     }
+    if (b.wants.smoothing == 0) continue;
+    const auto smoothing = static_cast<float>(b.wants.smoothing);
+    const auto* mean = b.wants.mean_row.const_data_ptr<float>();
+    for (std::int64_t j = 0; j < b.d; ++j) {
+      to[j] += smoothing * (w[j] - mean[j]);
+    }
   }
+}
+
+// The label's logit less the mean of all, of row r.
+double above_mean(const Block& b, const Partial& p, std::int64_t r) {
+  const at::Tensor x = b.x.select(0, r).to(at::kDouble);
+  return p.label_logit[static_cast<std::size_t>(r)] -
+         x.dot(b.wants.mean_row.to(at::kDouble)).item<double>();
 }
 
 // The kept logits, in place, to softmax - onehot.
@@ -306,6 +320,12 @@ void finish_probabilities(const Block& b, const Partial& p,
   for (std::int64_t r = 0; r < b.n; ++r) {
     const auto at = static_cast<std::size_t>(r);
     cells[b.labels[r] * b.lanes + r] = -p.others[at] * scale[at];
+  }
+  if (b.wants.smoothing == 0) return;
+  logits.narrow(1, 0, b.n).sub_(b.wants.smoothing /
+                                static_cast<double>(b.vocabulary));
+  for (std::int64_t r = 0; r < b.n; ++r) {
+    cells[b.labels[r] * b.lanes + r] += static_cast<float>(b.wants.smoothing);
   }
 }
 
@@ -330,7 +350,11 @@ VocabularyResult vocabulary_pass(const at::Tensor& x, const at::Tensor& weight,
                                       : nullptr);
   for (std::size_t r = 0; r < static_cast<std::size_t>(b.n); ++r) {
     const double label = static_cast<double>(p.label_logit[r]) - p.max[r];
-    out.loss.push_back(std::log(p.others[r] + std::exp(label)) - label);
+    double loss = std::log(p.others[r] + std::exp(label)) - label;
+    if (wants.smoothing != 0) {
+      loss += wants.smoothing * above_mean(b, p, static_cast<std::int64_t>(r));
+    }
+    out.loss.push_back(loss);
     if (wants.best) out.best.push_back(p.best[r]);
   }
   if (wants.hidden_grad) {
@@ -339,6 +363,17 @@ VocabularyResult vocabulary_pass(const at::Tensor& x, const at::Tensor& weight,
   }
   if (wants.probabilities) finish_probabilities(b, p, out.logit_grad);
   return out;
+}
+
+at::Tensor mean_row(const at::Tensor& w) {
+  constexpr std::int64_t kRows = 1024;  // in fp32 at once
+  at::Tensor sum =
+      at::zeros({w.size(1)}, at::TensorOptions().dtype(at::kDouble));
+  for (std::int64_t v = 0; v < w.size(0); v += kRows) {
+    const std::int64_t count = std::min(kRows, w.size(0) - v);
+    sum.add_(w.narrow(0, v, count).to(at::kFloat).sum(0));
+  }
+  return sum.div_(static_cast<double>(w.size(0))).to(at::kFloat);
 }
 
 void add_weight_grad(at::Tensor& grad, const at::Tensor& logit_grad,

@@ -23,15 +23,23 @@ struct VocabularyWants {
   bool hidden_grad = false;  // of the summed loss
   bool probabilities = false;
   bool best = false;  // the likeliest token
+  // Of the label. The mean of a row's logits is x times the mean row of W, so
+  // that the loss is smoothed without another look at the logits.
+  double smoothing = 0;
+  at::Tensor mean_row = {};  // mean_row(w), if smoothing is not 0
 };
 
 struct VocabularyResult {
   std::vector<double> loss;        // [n]
   std::vector<std::int64_t> best;  // [n], lowest of equals
   at::Tensor hidden_grad;          // fp32 [n, d]
-  // softmax - onehot, fp32 [V, lanes], lanes >= n; 0 in lanes of no row.
+  // softmax - onehot (smoothed: - (1 - e) onehot - e / V), fp32 [V, lanes],
+  // lanes >= n; 0 in lanes of no row.
   at::Tensor logit_grad;
 };
+
+// w [V, d], fp32 or bf16 -> fp32 [d].
+at::Tensor mean_row(const at::Tensor& w);
 
 // x fp32 [n, d], contiguous; w [V, d], fp32 or bf16, contiguous; labels int64
 // [n], each in [0, V). n >= 1; meant for about kVocabularyRows.

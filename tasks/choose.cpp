@@ -121,6 +121,7 @@ class Choose : public Task {
   }
 
   std::string_view kind() const override { return "choose"; }
+  Answer answer() const override { return Answer::kClass; }
 
   void add_head(Backbone& backbone, TensorSource&) override {
     if (backbone.config().decoder_layers == 0) {

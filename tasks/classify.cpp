@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "ops/loss.h"
 #include "tasks/collate.h"
+#include "tasks/label_smoothing.h"
 #include "tasks/metrics.h"
 #include "tasks/pooled_head.h"
 #include "tasks/task.h"
@@ -23,13 +24,15 @@ constexpr Field kFields[] = {
      "binary (of class 1) | macro | auto: binary if there are two classes"},
     {"head_seed", FieldType::kInt, "1",
      "of the head's weights where the checkpoint has none"},
+    kLabelSmoothing,
 };
 
 class Classify : public PooledTask {
  public:
   explicit Classify(const TaskConfig& config)
       : PooledTask(config.at("labels").get<std::int64_t>(),
-                   config.at("head_seed").get<std::uint64_t>()) {
+                   config.at("head_seed").get<std::uint64_t>()),
+        label_smoothing_(read_label_smoothing(config)) {
     if (outputs_ < 2 || outputs_ > 1 << 20) {
       fail<UsageError>("task.labels is {}; it must be from 2 to {}", outputs_,
                        1 << 20);
@@ -43,6 +46,7 @@ class Classify : public PooledTask {
   }
 
   std::string_view kind() const override { return "classify"; }
+  Answer answer() const override { return Answer::kClass; }
 
   BackboneInput collate(std::span<const Sample> samples,
                         const ModelConfig& config) const override {
@@ -66,7 +70,8 @@ class Classify : public PooledTask {
 
   LossTerms loss(Backbone& backbone, const BackboneInput& in,
                  const ForwardContext& ctx) override {
-    return {cross_entropy_sum(logits(backbone, in, ctx), in.labels),
+    return {cross_entropy_sum(logits(backbone, in, ctx), in.labels,
+                              ctx.training ? label_smoothing_ : 0),
             static_cast<double>(in.labels.numel())};
   }
 
@@ -123,6 +128,7 @@ class Classify : public PooledTask {
   std::string_view main_metric() const override { return "accuracy"; }
 
  private:
+  const double label_smoothing_;
   bool binary_f1_;
 };
 

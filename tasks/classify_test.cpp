@@ -15,7 +15,10 @@ using test::usage_error;
 using testing::HasSubstr;
 
 TaskConfig classes(std::int64_t labels) {
-  return {{"labels", labels}, {"f1", "auto"}, {"head_seed", 1}};
+  return {{"labels", labels},
+          {"f1", "auto"},
+          {"head_seed", 1},
+          {"label_smoothing", 0.0}};
 }
 const TaskConfig kRegress = {{"head_seed", 1}};
 

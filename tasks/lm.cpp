@@ -12,14 +12,21 @@
 #include "base/error.h"
 #include "ops/loss.h"
 #include "tasks/collate.h"
+#include "tasks/label_smoothing.h"
 #include "tasks/token_task.h"
 
 namespace thinwire {
 namespace {
 
+constexpr Field kFields[] = {kLabelSmoothing};
+
 class LanguageModel : public TokenTask {
  public:
+  explicit LanguageModel(const TaskConfig& config)
+      : TokenTask(read_label_smoothing(config)) {}
+
   std::string_view kind() const override { return "lm"; }
+  Answer answer() const override { return Answer::kLoss; }
 
   void add_head(Backbone& backbone, TensorSource&) override {
     if (backbone.config().decoder_only) return;
@@ -101,11 +108,9 @@ class LanguageModel : public TokenTask {
 
 const TaskInfo& lm_task() {
   static const TaskInfo kInfo = {
-      "lm",
-      "the next token, or a target's tokens behind a prompt",
-      {},
-      [](const TaskConfig&) -> std::unique_ptr<Task> {
-        return std::make_unique<LanguageModel>();
+      "lm", "the next token, or a target's tokens behind a prompt", kFields,
+      [](const TaskConfig& config) -> std::unique_ptr<Task> {
+        return std::make_unique<LanguageModel>(config);
       }};
   return kInfo;
 }

@@ -15,7 +15,7 @@ using test::usage_error;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-const TaskConfig kConfig = TaskConfig::object();
+const TaskConfig kConfig = {{"label_smoothing", 0.0}};
 
 std::vector<std::int64_t> values(const at::Tensor& x) {
   const auto* p = x.const_data_ptr<std::int64_t>();
@@ -85,7 +85,10 @@ TEST(LanguageModel, OutcomesHaveATokenWhereverThereIsALabel) {
 
 TEST(LanguageModel, ClassifiesByTheLastTokenToo) {
   Fixture f("gpt2_classify", "classify",
-            {{"labels", 3}, {"f1", "auto"}, {"head_seed", 1}});
+            {{"labels", 3},
+             {"f1", "auto"},
+             {"head_seed", 1},
+             {"label_smoothing", 0.0}});
   const Parameters& p = f.backbone->parameters();
   EXPECT_TRUE(p.slot(p.require("score.weight")).head);
   EXPECT_EQ(p.find("score.bias"), -1);

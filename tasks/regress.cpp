@@ -27,6 +27,7 @@ class Regress : public PooledTask {
       : PooledTask(1, config.at("head_seed").get<std::uint64_t>()) {}
 
   std::string_view kind() const override { return "regress"; }
+  Answer answer() const override { return Answer::kValue; }
 
   BackboneInput collate(std::span<const Sample> samples,
                         const ModelConfig& config) const override {

@@ -2,16 +2,16 @@
 // metrics. One file per task kind, a line in tasks/tasks.def.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
-#include <nlohmann/json.hpp>
 
 #include "base/field.h"
 #include "base/sample.h"
@@ -48,12 +48,17 @@ struct Prediction {
   std::vector<std::int32_t> tokens;  // text_to_text: generated ids
 };
 
+// What a prediction says of its sample: a class, with the probabilities of all;
+// a value, judged by its squared error; a text and its score; a loss alone.
+enum class Answer { kClass, kValue, kText, kLoss };
+
 using Metrics = std::map<std::string, double>;
 
 class Task {
  public:
   virtual ~Task() = default;
   virtual std::string_view kind() const = 0;
+  virtual Answer answer() const = 0;
 
   // Adds the head's parameter slots (head = true; HF's names, e.g.
   // classifier.weight) and linear sites to the backbone, from the checkpoint

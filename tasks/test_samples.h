@@ -36,7 +36,8 @@ inline TaskConfig writing_config(const TaskConfig& changes = {}) {
                        {"top_p", 1.0},
                        {"sample_seed", 1},
                        {"metrics", nullptr},
-                       {"rouge_stemmer", false}};
+                       {"rouge_stemmer", false},
+                       {"label_smoothing", 0.0}};
   if (!changes.is_null()) config.update(changes);
   return config;
 }

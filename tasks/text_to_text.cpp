@@ -6,6 +6,7 @@
 #include "tasks/decoding.h"
 #include "tasks/generate.h"
 #include "tasks/judged_texts.h"
+#include "tasks/label_smoothing.h"
 #include "tasks/token_task.h"
 
 namespace thinwire {
@@ -14,9 +15,13 @@ namespace {
 class TextToText : public TokenTask {
  public:
   TextToText(std::string_view kind, const TaskConfig& config)
-      : kind_(kind), decoding_(read_decoding(config)), judged_(config) {}
+      : TokenTask(read_label_smoothing(config)),
+        kind_(kind),
+        decoding_(read_decoding(config)),
+        judged_(config) {}
 
   std::string_view kind() const override { return kind_; }
+  Answer answer() const override { return Answer::kText; }
 
   void add_head(Backbone& backbone, TensorSource&) override {
     if (backbone.config().decoder_layers == 0) {
@@ -94,6 +99,7 @@ std::span<const Field> text_to_text_fields() {
     std::vector<Field> out(decoding_fields().begin(), decoding_fields().end());
     const auto more = judged_texts_fields();
     out.insert(out.end(), more.begin(), more.end());
+    out.push_back(kLabelSmoothing);
     return out;
   }();
   return kFields;

@@ -33,7 +33,8 @@ ForwardContext of_tokens(const TokenStream& stream, ForwardContext ctx) {
 LossTerms TokenTask::loss(Backbone& backbone, const BackboneInput& in,
                           const ForwardContext& ctx) {
   return {backbone.lm_loss(token_states(backbone, in, ctx), in.labels,
-                           of_tokens(stream(in), ctx)),
+                           of_tokens(stream(in), ctx),
+                           ctx.training ? label_smoothing_ : 0),
           in.labels.ne(kIgnoredLabel).sum().item<double>()};
 }
 

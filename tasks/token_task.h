@@ -12,6 +12,9 @@ namespace thinwire {
 
 class TokenTask : public Task {
  public:
+  explicit TokenTask(double label_smoothing)
+      : label_smoothing_(label_smoothing) {}
+
   LossTerms loss(Backbone& backbone, const BackboneInput& in,
                  const ForwardContext& ctx) override;
   // [T, V], rows of the stream.
@@ -36,6 +39,9 @@ class TokenTask : public Task {
   static std::vector<TokenScore> scores(Backbone& backbone,
                                         const BackboneInput& in,
                                         const ForwardContext& ctx);
+
+ private:
+  const double label_smoothing_;
 };
 
 }  // namespace thinwire

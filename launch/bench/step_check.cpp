@@ -16,15 +16,15 @@ namespace {
 // activations at every product.
 constexpr double kFp32 = 2e-3, kBf16 = 6e-2;
 
-struct Answer {
+struct Finding {
   double loss = 0;
   at::Tensor gradient;
 };
 
-Answer answer(OpenRun& run, Delta& delta, std::span<const Sample> samples,
-              std::size_t at_once) {
+Finding answer(OpenRun& run, Delta& delta, std::span<const Sample> samples,
+               std::size_t at_once) {
   delta.zero_grads();
-  Answer out;
+  Finding out;
   for (std::size_t i = 0; i < samples.size(); i += at_once) {
     const auto part = samples.subspan(i, std::min(at_once, samples.size() - i));
     const BackboneInput in = run.task->collate(part, run.backbone->config());
@@ -41,7 +41,7 @@ Answer answer(OpenRun& run, Delta& delta, std::span<const Sample> samples,
   return out;
 }
 
-StepCheck compare(std::string name, const Answer& ours, const Answer& other,
+StepCheck compare(std::string name, const Finding& ours, const Finding& other,
                   double tolerance) {
   StepCheck check{.name = std::move(name), .tolerance = tolerance};
   check.loss = ours.loss;
@@ -63,9 +63,9 @@ std::vector<StepCheck> check_step(OpenRun& run, Delta& delta,
                                   std::span<const Sample> batch) {
   attach_delta(*run.backbone, run.methods, delta);
   const double tolerance = run.config.model.dtype != "fp32" ? kBf16 : kFp32;
-  const Answer ours = answer(run, delta, batch, batch.size());
-  const Answer single = answer(run, delta, batch, 1);
-  Answer plain;
+  const Finding ours = answer(run, delta, batch, batch.size());
+  const Finding single = answer(run, delta, batch, 1);
+  Finding plain;
   {
     const UseReferenceOps twins;
     plain = answer(run, delta, batch, batch.size());

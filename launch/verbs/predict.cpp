@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "data/decode.h"
-#include "dist/evaluate.h"
 #include "launch/job.h"
 #include "launch/saved_run.h"
 #include "launch/verbs/verbs.h"
@@ -19,11 +18,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-bool writes_text(const ShardIndex& index) {
-  return index.task_kind == "text_to_text" ||
-         index.task_kind == "span_corruption";
-}
-
+// decoder: of texts.
 Json line_of(const Prediction& p, const ShardIndex& index,
              const TextDecoder* decoder) {
   Json json = {{"id", p.sample}};
@@ -44,24 +39,27 @@ Json line_of(const Prediction& p, const ShardIndex& index,
   return json;
 }
 
-void write_lines(const std::string& path,
-                 const std::vector<Prediction>& predictions,
-                 const ShardFolder& folder) {
+void write_lines(const std::string& path, const std::vector<Vote>& votes,
+                 const SavedRun& saved, const ShardFolder& folder) {
   std::FILE* file = path.empty() ? stdout : std::fopen(path.c_str(), "wb");
   if (file == nullptr) {
     fail<IoError>("--output {}: cannot write: {}", path, std::strerror(errno));
   }
   std::optional<TextDecoder> decoder;
-  if (writes_text(folder.index())) {
+  const Answer answer = saved.open.task->answer();
+  if (answer == Answer::kText) {
     decoder.emplace(
         (std::filesystem::path(folder.path()) / "vocab.json").string());
   }
   bool good = true;
-  for (const Prediction& p : predictions) {
+  for (const Vote& vote : votes) {
+    Json json =
+        line_of(vote.answer, folder.index(), decoder ? &*decoder : nullptr);
+    if (saved.deltas.size() > 1 && answer != Answer::kValue) {
+      json["votes"] = vote.votes;
+    }
     const std::string line =
-        line_of(p, folder.index(), decoder ? &*decoder : nullptr)
-            .dump(-1, ' ', false, Json::error_handler_t::replace) +
-        "\n";
+        json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     good =
         std::fwrite(line.data(), 1, line.size(), file) == line.size() && good;
   }
@@ -82,10 +80,11 @@ int run(const Arguments& arguments, Communicator& comm) {
   Progress progress;
   SavedRun saved = open_saved_run(arguments, comm, progress, "predict");
   const ShardFolder& folder = folder_of(saved.open);
-  const auto predictions = predict(comm, *saved.open.backbone, *saved.open.task,
-                                   folder, saved.options);
+  const auto votes =
+      predict_ensemble(comm, *saved.open.backbone, *saved.open.task, folder,
+                       saved.options, *saved.members);
   if (comm.rank() == 0) {
-    write_lines(arguments.get("output"), predictions, folder);
+    write_lines(arguments.get("output"), votes, saved, folder);
   }
   return kExitDone;
 }
@@ -93,8 +92,9 @@ int run(const Arguments& arguments, Communicator& comm) {
 constexpr VerbOption kOptions[] = {
     {"CONFIG", "the run, a YAML file", true},
     {"overrides…", "key.path=value, as train.eval_samples=10"},
-    {"--delta PATH",
-     "a delta file, checkpoint or run folder (default: the best of output)"},
+    {"--delta PATH…",
+     "a delta file, checkpoint or run folder (default: the best of output); "
+     "several vote"},
     {"--task NAME", "of several tasks this one"},
     {"--data DIR", "shards to predict (default: data.eval)"},
     {"--output FILE", "JSON lines (default: stdout)"},
@@ -111,9 +111,14 @@ constexpr Verb kPredictVerb{
     "  task.num_beams=4      beam search; length_penalty, early_stopping\n"
     "  task.do_sample=true   drawn; top_p, top_k, temperature, sample_seed\n"
     "  max_new_tokens, min_new_tokens, no_repeat_ngram_size with any of them\n"
+    "Several deltas of one layout vote (docs/methods.md): `votes` is how many\n"
+    "gave the answer.\n"
     "Example:\n"
     "  thinwire predict runs/quickstart/lora/config.yaml --output out.jsonl\n"
-    "  thinwire predict runs/text/config.yaml task.num_beams=4",
+    "  thinwire predict runs/text/config.yaml task.num_beams=4\n"
+    "  thinwire predict runs/p1/config.yaml --delta runs/p1 --delta runs/p2 "
+    "\\\n"
+    "    --delta runs/p3",
     kOptions, &run};
 
 }  // namespace thinwire
