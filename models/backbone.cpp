@@ -24,6 +24,12 @@
 
 namespace thinwire {
 
+at::Tensor BackboneOutput::token_states() const {
+  return token_rows.defined()
+             ? hidden.index_select(0, beside(token_rows, hidden))
+             : hidden;
+}
+
 int Backbone::find_site(SiteKind kind, std::string_view name) const {
   for (std::size_t i = 0; i < sites_.size(); ++i) {
     if (sites_[i].kind == kind && sites_[i].name == name) {

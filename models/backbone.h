@@ -35,8 +35,8 @@ struct BackboneInput {
   std::vector<std::int32_t> tasks;  // [B]
   // Filled by tasks, read by their losses: class or regression labels [B]
   // (int64 / fp32), or target tokens int64 of the decoder's rows (of the only
-  // stream's, where that is a decoder), -100 ignored. Where a sample has several
-  // answers to rank: the right one's number int64 [B], how many decoder
+  // stream's, where that is a decoder), -100 ignored. Where a sample has
+  // several answers to rank: the right one's number int64 [B], how many decoder
   // sequences each sample has [B], and their tokens int64 [T_decoder].
   at::Tensor labels;
   std::vector<std::int64_t> choices;
@@ -53,6 +53,9 @@ struct BackboneOutput {
   at::Tensor hidden;
   Layout layout;
   at::Tensor first_rows, token_rows;
+
+  // [T, d]: of the input's tokens, without what was inserted between them.
+  at::Tensor token_states() const;
 };
 
 // One row per sequence (pooled vectors, CLS): the layout that a linear site's

@@ -151,7 +151,7 @@ class Choose : public Task {
         backbone.decode(repeated(backbone.encode(in, ctx), in), in, ctx);
     ForwardContext rows = ctx;
     rows.layout = &in.decoder.layout;
-    return backbone.lm_logits(token_rows_of(out), rows);
+    return backbone.lm_logits(out.token_states(), rows);
   }
 
   std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
@@ -222,12 +222,6 @@ class Choose : public Task {
       fail<UsageError>("task.{} is {}; it must be at least 0", name, value);
     }
     return value;
-  }
-
-  static at::Tensor token_rows_of(const BackboneOutput& out) {
-    return out.token_rows.defined()
-               ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
-               : out.hidden;
   }
 
   struct Examples {

@@ -14,15 +14,6 @@
 namespace thinwire {
 namespace {
 
-// Hidden states of the stream's rows, without what a method put between them.
-at::Tensor token_states(Backbone& backbone, const BackboneInput& in,
-                        const ForwardContext& ctx) {
-  const BackboneOutput out = backbone.forward(in, ctx);
-  return out.token_rows.defined()
-             ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
-             : out.hidden;
-}
-
 ForwardContext of_tokens(const TokenStream& stream, ForwardContext ctx) {
   ctx.layout = &stream.layout;
   return ctx;
@@ -32,14 +23,14 @@ ForwardContext of_tokens(const TokenStream& stream, ForwardContext ctx) {
 
 LossTerms TokenTask::loss(Backbone& backbone, const BackboneInput& in,
                           const ForwardContext& ctx) {
-  return {backbone.lm_loss(token_states(backbone, in, ctx), in.labels,
+  return {backbone.lm_loss(backbone.forward(in, ctx).token_states(), in.labels,
                            of_tokens(stream(in), ctx)),
           in.labels.ne(kIgnoredLabel).sum().item<double>()};
 }
 
 at::Tensor TokenTask::logits(Backbone& backbone, const BackboneInput& in,
                              const ForwardContext& ctx) {
-  return backbone.lm_logits(token_states(backbone, in, ctx),
+  return backbone.lm_logits(backbone.forward(in, ctx).token_states(),
                             of_tokens(stream(in), ctx));
 }
 
@@ -80,8 +71,9 @@ std::vector<Task::Outcome> TokenTask::outcomes(Backbone& backbone,
 std::vector<TokenTask::TokenScore> TokenTask::scores(
     Backbone& backbone, const BackboneInput& in, const ForwardContext& ctx) {
   const at::NoGradGuard no_grad;
-  const TokenLosses tokens = backbone.lm_token_losses(
-      token_states(backbone, in, ctx), in.labels, of_tokens(stream(in), ctx));
+  const TokenLosses tokens =
+      backbone.lm_token_losses(backbone.forward(in, ctx).token_states(),
+                               in.labels, of_tokens(stream(in), ctx));
   const auto loss = to_doubles(tokens.loss);
   const at::Tensor best = tokens.best.cpu();
   const auto* likeliest = best.const_data_ptr<std::int64_t>();
