@@ -58,9 +58,10 @@ BackboneOutput repeated(const BackboneOutput& out, const BackboneInput& in) {
   std::vector<std::int64_t> rows, lengths;
   std::vector<std::uint64_t> samples;
   const auto& offsets = out.layout.offsets;
+  const auto* sample = out.layout.samples.const_data_ptr<std::int64_t>();
   for (std::size_t b = 0; b < in.choices.size(); ++b) {
     for (std::int64_t n = 0; n < in.choices[b]; ++n) {
-      samples.push_back(in.sample_ids[b]);
+      samples.push_back(static_cast<std::uint64_t>(sample[offsets[b]]));
       lengths.push_back(offsets[b + 1] - offsets[b]);
       for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
         rows.push_back(t);

@@ -50,8 +50,10 @@ std::vector<Task::Outcome> TokenTask::outcomes(Backbone& backbone,
   auto* out = drawn.mutable_data_ptr<std::int64_t>();
   const PhiloxKey key = make_key(ctx.seed, Purpose::kScore, ctx.step);
   const auto& offsets = stream(in).layout.offsets;
+  const auto* samples =
+      stream(in).layout.samples.const_data_ptr<std::int64_t>();
   for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
-    const std::uint64_t sample = in.sample_ids[b];
+    const auto sample = static_cast<std::uint64_t>(samples[offsets[b]]);
     for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
       out[t] = kIgnoredLabel;
       if (given[t] == kIgnoredLabel) continue;
