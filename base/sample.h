@@ -17,6 +17,9 @@ struct Sample {
   // choose: tokens of each answer; `target` holds the answers end to end.
   std::vector<std::int32_t> choices;
   double label = 0;  // class index, number of the right answer, or value
+  // Random numbers are a function of id ^ salt: the tasks of one run, whose ids
+  // may be the same, differ in it; the first one's is 0.
+  std::uint64_t salt = 0;
 };
 
 }  // namespace thinwire

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/random.h"
 
 namespace thinwire {
 namespace {
@@ -44,7 +45,10 @@ class TaskFolder final : public ShardFolder {
 
  private:
   std::vector<Sample> numbered(std::vector<Sample> samples) const {
-    for (Sample& s : samples) s.task = task_;
+    for (Sample& s : samples) {
+      s.task = task_;
+      s.salt = task_ == 0 ? 0 : mix64(static_cast<std::uint64_t>(task_));
+    }
     return samples;
   }
 

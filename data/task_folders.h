@@ -8,7 +8,8 @@
 
 namespace thinwire {
 
-// The folder, its samples of task `task`, whatever its shards say.
+// The folder, its samples of task `task`, whatever its shards say, with random
+// numbers that are no other task's (Sample::salt).
 std::shared_ptr<const ShardFolder> as_task(
     std::shared_ptr<const ShardFolder> folder, std::int32_t task);
 

@@ -146,6 +146,11 @@ TEST(TaskFolders, AreOneFolderEndToEnd) {
   EXPECT_EQ(across[703].id, 200001u);
   EXPECT_EQ(across[703].task, 2);
   EXPECT_EQ(all->parts()[2]->read(0, 1)[0].task, 2);
+  // Random numbers: the first task's are those of a run with it alone.
+  EXPECT_EQ(across[1].salt, 0u);
+  EXPECT_NE(across[2].salt, 0u);
+  EXPECT_NE(across[703].salt, across[2].salt);
+  EXPECT_EQ(across[703].salt, all->parts()[2]->read(0, 1)[0].salt);
   const std::vector<std::int64_t> some{0, 29999, 30000, 30749};
   const auto gathered = all->gather(some);
   ASSERT_EQ(gathered.size(), 4u);

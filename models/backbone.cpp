@@ -1,12 +1,8 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "models/backbone.h"
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <filesystem>
 #include <span>
@@ -14,15 +10,16 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/architectures.h"
-#include "models/embedded_stream.h"
-#include "models/kv_cache.h"
-#include "ops/checkpoint.h"
-#include "ops/embedding.h"
 #include "ops/linear.h"
-#include "ops/norm.h"
 #include "ops/reference.h"
 
 namespace thinwire {
+
+at::Tensor BackboneOutput::token_states() const {
+  return token_rows.defined()
+             ? hidden.index_select(0, beside(token_rows, hidden))
+             : hidden;
+}
 
 int Backbone::find_site(SiteKind kind, std::string_view name) const {
   for (std::size_t i = 0; i < sites_.size(); ++i) {
@@ -129,172 +126,6 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
     }
   }
   return y;
-}
-
-at::Tensor Backbone::rms_norm_of(const at::Tensor& x, int weight,
-                                 const ForwardContext& ctx) const {
-  const auto [w, watch, scale, axes] = parameters_.use(weight, ctx);
-  const double eps = config_.norm_eps;
-  at::Tensor y = rms_norm(x, w, eps);
-  if (watch == nullptr) return y;
-  return watch->scaled(
-      y,
-      [x = x.detach(), eps] {
-        return rms_norm(x, at::ones({x.size(1)}, x.options()), eps);
-      },
-      *ctx.layout);
-}
-
-at::Tensor Backbone::layer_norm_of(const at::Tensor& x, int weight, int bias,
-                                   const ForwardContext& ctx) const {
-  const Parameters::Use w = parameters_.use(weight, ctx),
-                        b = parameters_.use(bias, ctx);
-  const double eps = config_.norm_eps;
-  at::Tensor y = layer_norm(x, w.tensor, b.tensor, eps);
-  if (w.watch != nullptr) {
-    const auto normal = [x = x.detach(), eps] {
-      const at::Tensor ones = at::ones({x.size(1)}, x.options());
-      return layer_norm(x, ones, at::zeros_like(ones), eps);
-    };
-    y = w.watch->scaled(y, normal, *ctx.layout);
-  }
-  if (b.watch != nullptr) y = b.watch->added(y, *ctx.layout);
-  return y;
-}
-
-at::Tensor Backbone::look_up(int weight, const at::Tensor& tokens,
-                             const ForwardContext& ctx,
-                             std::int64_t padding) const {
-  const auto [table, watch, scale, axes] = parameters_.use(weight, ctx);
-  THINWIRE_ASSERT(!scale.defined(), "rows of int8 '{}' are looked up",
-                  parameters_.slot(weight).name);
-  const at::Tensor rows = beside(tokens, table);
-  at::Tensor y = embedding_rows(table, rows, padding);
-  return watch == nullptr ? y : watch->look_up(y, rows, *ctx.layout, padding);
-}
-
-at::Tensor Backbone::adapt(int site, SublayerState state,
-                           const ForwardContext& ctx) {
-  for (const auto& a : at_site(site).sublayer) state.u = a->adapt(state, ctx);
-  return state.u;
-}
-
-at::Tensor Backbone::layer_input(int site, at::Tensor hidden,
-                                 const ForwardContext& ctx) {
-  for (const auto& a : at_site(site).tap) hidden = a->layer_input(hidden, ctx);
-  return hidden;
-}
-
-at::Tensor Backbone::layer_output(int site, at::Tensor hidden,
-                                  const ForwardContext& ctx) {
-  for (const auto& a : at_site(site).tap) hidden = a->layer_output(hidden, ctx);
-  return hidden;
-}
-
-at::Tensor Backbone::add_positions(const at::Tensor& x, int table,
-                                   const ForwardContext& ctx) const {
-  const Layout& layout = *ctx.layout;
-  const std::int64_t last = layout.contiguous_positions
-                                ? layout.max_length - 1
-                                : layout.positions.max().item<std::int64_t>();
-  if (last >= config_.max_positions) {
-    fail<UsageError>(
-        "a sequence has {} tokens (prompts included), the model takes {} "
-        "(set data.max_tokens when preparing the data)",
-        last + 1, config_.max_positions);
-  }
-  at::Tensor rows = layout.positions;
-  if (config_.first_position > 0) rows = rows.add(config_.first_position);
-  return x.add(look_up(table, rows, ctx));
-}
-
-std::pair<at::Tensor, at::Tensor> Backbone::extra_keys_values(
-    int site, const ForwardContext& ctx) {
-  const auto& attachments = at_site(site).attention;
-  if (attachments.empty()) return {};
-  if (ctx.cache != nullptr) {
-    return ctx.cache->extra(site, [&] {
-      ForwardContext first = ctx;
-      first.cache = nullptr;
-      return extra_keys_values(site, first);
-    });
-  }
-  if (attachments.size() == 1) {
-    return attachments.front()->extra_keys_values(ctx);
-  }
-  std::vector<at::Tensor> keys, values;
-  const std::int64_t batch = ctx.layout->batch();
-  const auto per_sequence = [&](const at::Tensor& t) {
-    return t.dim() == 3 ? t : t.unsqueeze(0).expand({batch, -1, -1});
-  };
-  for (const auto& a : attachments) {
-    const auto [k, v] = a->extra_keys_values(ctx);
-    keys.push_back(per_sequence(k));
-    values.push_back(per_sequence(v));
-  }
-  return {at::cat(keys, 1), at::cat(values, 1)};
-}
-
-at::Tensor Backbone::run_block(const BlockPart& part,
-                               std::vector<at::Tensor> inputs,
-                               const ForwardContext& ctx) {
-  if (!ctx.checkpoint_blocks) return part(inputs, ctx);
-  // The caller's layouts are gone when backward runs.
-  struct Kept {
-    ForwardContext ctx;
-    Layout layout, memory;
-  };
-  auto kept = std::make_shared<Kept>();
-  kept->ctx = ctx;
-  kept->layout = *ctx.layout;
-  kept->ctx.layout = &kept->layout;
-  if (ctx.memory != nullptr) {
-    kept->memory = *ctx.memory;
-    kept->ctx.memory = &kept->memory;
-  }
-  return checkpoint(
-      [part, kept](const std::vector<at::Tensor>& own) {
-        return part(own, kept->ctx);
-      },
-      std::move(inputs));
-}
-
-at::Tensor Backbone::insert_embeddings(int site, at::Tensor embeddings,
-                                       EmbeddedStream& stream,
-                                       ForwardContext& ctx) {
-  if (ctx.cache != nullptr && !ctx.cache->empty()) {
-    ctx.cache->begin(stream.layout);  // what is inserted has been read
-    return embeddings;
-  }
-  for (const auto& a : at_site(site).embedding) {
-    if (const std::int64_t n = a->rows(); n > 0) {
-      const at::Tensor vectors = a->vectors(embeddings, ctx);
-      const std::int64_t at = a->insert_at();
-      THINWIRE_ASSERT(vectors.size(-2) == n, "{} vectors, {} rows announced",
-                      vectors.size(-2), n);
-      embeddings = insert_into(embeddings, vectors, stream.layout, at);
-      stream.insert(n, at);
-    }
-    if (a->free_positions() > 0) stream.shift(a->free_positions());
-    if (a->pools_first_row()) stream.pool_first_row();
-    ctx.layout = &stream.layout;
-  }
-  if (ctx.cache != nullptr) ctx.cache->begin(stream.layout);
-  return embeddings;
-}
-
-BackboneOutput Backbone::output(at::Tensor hidden, EmbeddedStream& stream) {
-  BackboneOutput out;
-  out.hidden = std::move(hidden);
-  out.first_rows = stream.first_rows();
-  out.token_rows = stream.token_rows();
-  out.layout = std::move(stream.layout);
-  return out;
-}
-
-at::Tensor Backbone::activate(const at::Tensor& x) const {
-  if (config_.activation == "relu") return x.relu();
-  return at::gelu(x, config_.activation == "gelu" ? "none" : "tanh");
 }
 
 Layout pooled_layout(const Layout& layout) {

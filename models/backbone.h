@@ -19,7 +19,6 @@
 
 namespace thinwire {
 
-class EmbeddedStream;
 class TensorSource;
 struct TokenLosses;  // ops/linear_cross_entropy.h
 
@@ -53,6 +52,9 @@ struct BackboneOutput {
   at::Tensor hidden;
   Layout layout;
   at::Tensor first_rows, token_rows;
+
+  // [T, d]: of the input's tokens, without what was inserted between them.
+  at::Tensor token_states() const;
 };
 
 // One row per sequence (pooled vectors, CLS): the layout that a linear site's
@@ -125,55 +127,6 @@ class Backbone {
   explicit Backbone(ModelConfig config) : config_(std::move(config)) {}
 
   int add_site(Site site);
-  // The residual branch of a sublayer site: returns the adapted u.
-  at::Tensor adapt(int site, SublayerState state, const ForwardContext& ctx);
-  at::Tensor layer_input(int site, at::Tensor hidden,
-                         const ForwardContext& ctx);
-  at::Tensor layer_output(int site, at::Tensor hidden,
-                          const ForwardContext& ctx);
-  // Norms over the slots' weights, x [T, d]; rows of ctx.layout.
-  at::Tensor rms_norm_of(const at::Tensor& x, int weight,
-                         const ForwardContext& ctx) const;
-  at::Tensor layer_norm_of(const at::Tensor& x, int weight, int bias,
-                           const ForwardContext& ctx) const;
-  // y[t] = weight[rows[t]], rows of ctx.layout, fp32; `padding` gets no
-  // gradient.
-  at::Tensor look_up(int weight, const at::Tensor& rows,
-                     const ForwardContext& ctx,
-                     std::int64_t padding = -1) const;
-  // x [T, d] plus the rows of `table` at the positions of ctx.layout. Throws
-  // UsageError where a sequence is longer than the model takes.
-  at::Tensor add_positions(const at::Tensor& x, int table,
-                           const ForwardContext& ctx) const;
-  // Of all attachments of an attention site; undefined without any. With
-  // ctx.cache they are made once.
-  std::pair<at::Tensor, at::Tensor> extra_keys_values(
-      int site, const ForwardContext& ctx);
-  // Inserts what an embedding site's attachments bring; keeps `stream` and
-  // ctx.layout in step. With ctx.cache this begins the pass there: positions
-  // hold from here on.
-  at::Tensor insert_embeddings(int site, at::Tensor embeddings,
-                               EmbeddedStream& stream, ForwardContext& ctx);
-  // Of a stream that has run; it is left without its layout.
-  static BackboneOutput output(at::Tensor hidden, EmbeddedStream& stream);
-  // The feed-forward's non-linearity.
-  at::Tensor activate(const at::Tensor& x) const;
-
-  // part(inputs, ctx), a block without its taps; its activations are computed
-  // again in backward if ctx.checkpoint_blocks. inputs: every tensor with a
-  // graph that it reads (ops/checkpoint.h).
-  using BlockPart = std::function<at::Tensor(const std::vector<at::Tensor>&,
-                                             const ForwardContext&)>;
-  static at::Tensor run_block(const BlockPart& part,
-                              std::vector<at::Tensor> inputs,
-                              const ForwardContext& ctx);
-
-  // Dropout of x, row t of ctx.layout, if the pass is a training one.
-  static at::Tensor drop(const at::Tensor& x, double p, std::uint32_t site,
-                         const ForwardContext& ctx) {
-    if (!ctx.training || p == 0) return x;
-    return dropout(x, p, ctx.dropout_key(site), *ctx.layout);
-  }
 
   struct Attachments {
     std::vector<std::shared_ptr<LinearAttachment>> linear;

@@ -8,17 +8,15 @@
 // slots here (models/matrix.h). The query, key and value projections are one,
 // c_attn, side by side in this order: a fused site.
 // T rows, d model width; everything outside attention runs on packed [T, d].
+#include <fmt/format.h>
+
 #include <cmath>
 
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/tensor.h>
 
-#include "base/error.h"
 #include "models/architectures.h"
-#include "models/embedded_stream.h"
-#include "models/kv_cache.h"
-#include "ops/attention.h"
-#include "ops/block_steps.h"
+#include "models/stacks.h"
 #include "ops/reference.h"
 
 namespace thinwire {
@@ -26,61 +24,22 @@ namespace {
 
 constexpr char kEmbedding[] = "transformer.wte.weight";
 
-struct Sublayer {
-  int site = -1;
-  int norm_weight = -1, norm_bias = -1;  // slots
-  int in = -1, out = -1;                 // linear sites: c_attn or c_fc, c_proj
-  std::uint32_t dropout = 0;
-};
-
-struct Block {
-  int tap = -1, attention = -1;  // sites
-  std::uint32_t weights_dropout = 0;
-  Sublayer attend, feed_forward;
-};
-
-class Gpt2 : public Backbone {
+class Gpt2 : public OneStack {
  public:
-  Gpt2(const ModelConfig& config, TensorSource& source) : Backbone(config) {
+  Gpt2(const ModelConfig& config, TensorSource& source)
+      : OneStack(config, Stack::kDecoder) {
     const std::int64_t d = config_.d_model;
-    words_ = add(source, kEmbedding, {config_.vocab_size, d}, normal());
-    positions_ = add(source, "transformer.wpe.weight",
-                     {config_.max_positions, d}, normal());
-    Site embeddings = at("transformer.wte", SiteKind::kEmbedding, -1);
-    embeddings.weight = words_;
-    embeddings_ = add_site(std::move(embeddings));
-    embeddings_dropout_ = dropout_site("transformer.drop");
+    embeddings_.words =
+        add(source, kEmbedding, {config_.vocab_size, d}, normal());
+    embeddings_.positions = add(source, "transformer.wpe.weight",
+                                {config_.max_positions, d}, normal());
+    Site embeddings = at("transformer.wte", Role::kNone, -1);
+    embeddings.weight = embeddings_.words;
+    embeddings_.site = add_other(std::move(embeddings), SiteKind::kEmbedding);
+    embeddings_.dropout = dropout_site("transformer.drop");
     for (int i = 0; i < config_.layers; ++i) add_block(source, i);
-    std::tie(norm_weight_, norm_bias_) = add_norm(source, "transformer.ln_f");
+    final_norm_ = add_layer_norm(source, "transformer.ln_f");
     add_lm_head(source);
-  }
-
-  BackboneOutput forward(const BackboneInput& in,
-                         const ForwardContext& outer) override {
-    EmbeddedStream stream(in.encoder.layout);
-    ForwardContext ctx = outer;
-    ctx.layout = &stream.layout;
-    ctx.memory = nullptr;
-    at::Tensor h = embed(in.encoder, stream, ctx);
-    for (const Block& block : blocks_) {
-      h = layer_input(block.tap, std::move(h), ctx);
-      h = run_block(
-          [this, &block](const std::vector<at::Tensor>& inputs,
-                         const ForwardContext& now) {
-            return run(block, inputs[0], now);
-          },
-          {std::move(h)}, ctx);
-      h = layer_output(block.tap, std::move(h), ctx);
-    }
-    return output(layer_norm_of(h, norm_weight_, norm_bias_, ctx), stream);
-  }
-
-  BackboneOutput encode(const BackboneInput&, const ForwardContext&) override {
-    fail<InternalError>("gpt2 has no encoder");
-  }
-  BackboneOutput decode(const BackboneOutput&, const BackboneInput&,
-                        const ForwardContext&) override {
-    fail<InternalError>("gpt2 has no decoder apart from forward()");
   }
 
   at::Tensor pooled(const BackboneOutput& out, const ForwardContext&) override {
@@ -92,83 +51,35 @@ class Gpt2 : public Backbone {
   }
 
  private:
-  // by: 1 / sqrt(2 L) of the matrices that end in the residual stream.
-  Init normal(double by = 1) const {
-    return {Init::Kind::kNormal,
-            static_cast<float>(config_.initializer_range * by)};
-  }
-
-  int add(TensorSource& source, const std::string& name,
-          const std::vector<std::int64_t>& shape, const Init& init) {
-    return parameters_.add(name, source.get({name}, shape, init));
-  }
-
-  std::pair<int, int> add_norm(TensorSource& source, const std::string& name) {
-    const std::vector<std::int64_t> shape{config_.d_model};
-    return {add(source, name + ".weight", shape, {Init::Kind::kOnes, 0}),
-            add(source, name + ".bias", shape, {Init::Kind::kZeros, 0})};
-  }
-
-  Site at(std::string name, SiteKind kind, int layer,
-          Role role = Role::kNone) const {
-    return {.name = std::move(name),
-            .kind = kind,
-            .stack = Stack::kDecoder,
-            .role = role,
-            .layer = layer,
-            .d_in = config_.d_model,
-            .d_out = config_.d_model};
-  }
-
-  int add_linear(TensorSource& source, Site site, std::int64_t d_in,
-                 std::int64_t d_out, const Init& init, int fused = 1) {
-    site.kind = SiteKind::kLinear;
-    site.d_in = d_in;
-    site.d_out = d_out;
-    site.fused = fused;
-    site.weight = parameters_.add_matrix(
-        site.name + ".weight",
-        source.matrix({site.name + ".weight"}, {d_in, d_out}, init,
-                      WeightAxes::kInOut));
-    site.bias =
-        add(source, site.name + ".bias", {d_out}, {Init::Kind::kZeros, 0});
-    return add_site(std::move(site));
-  }
-
-  void add_sublayer(Sublayer& s, const std::string& name, Role role, int layer,
-                    const std::pair<int, int>& norm) {
-    std::tie(s.norm_weight, s.norm_bias) = norm;
-    s.dropout = dropout_site(name + ".dropout");
-    Site site = at(name, SiteKind::kSublayer, layer, role);
-    site.norm_weight = s.norm_weight;
-    site.norm_bias = s.norm_bias;
-    s.site = add_site(std::move(site));
-  }
-
   void add_block(TensorSource& source, int i) {
     const std::int64_t d = config_.d_model, ff = config_.d_ff;
     const std::string name = fmt::format("transformer.h.{}", i);
-    const std::string attn = name + ".attn", mlp = name + ".mlp";
-    const Init last =
-        normal(1 / std::sqrt(2 * static_cast<double>(config_.layers)));
-    const auto linear_at = [&](const std::string& path, Role role) {
-      return at(path, SiteKind::kLinear, i, role);
+    const auto self = [&](const char* module) {
+      return at(name + ".attn" + module, Role::kSelfAttention, i);
     };
-    constexpr Role kSelf = Role::kSelfAttention, kFF = Role::kFeedForward;
+    const auto feed_forward = [&](const char* module) {
+      return at(name + ".mlp" + module, Role::kFeedForward, i);
+    };
+    const LinearOptions first{.axes = WeightAxes::kInOut};
+    // Of the matrices that end in the residual stream.
+    const LinearOptions last{
+        .by = 1 / std::sqrt(2 * static_cast<double>(config_.layers)),
+        .axes = WeightAxes::kInOut};
+    LinearOptions fused = first;
+    fused.fused = 3;
     Block b;
-    b.tap = add_site(at(name, SiteKind::kTap, i));
-    add_sublayer(b.attend, attn, kSelf, i, add_norm(source, name + ".ln_1"));
-    b.attend.in = add_linear(source, linear_at(attn + ".c_attn", kSelf), d,
-                             3 * d, normal(), /*fused=*/3);
-    b.attend.out =
-        add_linear(source, linear_at(attn + ".c_proj", kSelf), d, d, last);
-    b.attention = add_site(at(attn, SiteKind::kAttention, i, kSelf));
-    b.weights_dropout = dropout_site(attn + ".attn_dropout");
-    add_sublayer(b.feed_forward, mlp, kFF, i, add_norm(source, name + ".ln_2"));
-    b.feed_forward.in =
-        add_linear(source, linear_at(mlp + ".c_fc", kFF), d, ff, normal());
-    b.feed_forward.out =
-        add_linear(source, linear_at(mlp + ".c_proj", kFF), ff, d, last);
+    b.tap = add_other(at(name, Role::kNone, i), SiteKind::kTap);
+    add_sublayer(b.self, self(""), add_layer_norm(source, name + ".ln_1"));
+    b.self.q = add_linear(source, self(".c_attn"), d, 3 * d, fused);
+    b.self.out = add_linear(source, self(".c_proj"), d, d, last);
+    b.self.attention = add_other(self(""), SiteKind::kAttention);
+    b.self.heads = config_.heads;
+    b.self.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
+    b.self.weights_dropout = dropout_site(name + ".attn.attn_dropout");
+    FeedForward& f = b.feed_forward;
+    add_sublayer(f, feed_forward(""), add_layer_norm(source, name + ".ln_2"));
+    f.in = add_linear(source, feed_forward(".c_fc"), d, ff, first);
+    f.out = add_linear(source, feed_forward(".c_proj"), ff, d, last);
     blocks_.push_back(b);
   }
 
@@ -180,68 +91,33 @@ class Gpt2 : public Backbone {
     const bool own = source.contains(name)
                          ? !source.same(name, {kEmbedding}, shape)
                          : !config_.tied_head && !source.contains(kEmbedding);
-    const int slot = own ? add(source, name, shape, normal()) : words_;
+    const int slot =
+        own ? add(source, name, shape, normal()) : embeddings_.words;
     lm_head_ = add_head_linear("lm_head", slot, -1, config_.d_model,
                                config_.vocab_size);
   }
 
-  at::Tensor embed(const TokenStream& in, EmbeddedStream& stream,
-                   ForwardContext& ctx) {
-    at::Tensor x = look_up(words_, in.tokens, ctx);
-    x = insert_embeddings(embeddings_, std::move(x), stream, ctx);
-    x = add_positions(x, positions_, ctx);
-    return drop(x, config_.embedding_dropout, embeddings_dropout_, ctx);
+  at::Tensor run_stack(Stack, const TokenStream& in, const at::Tensor&,
+                       EmbeddedStream& stream, ForwardContext& ctx) override {
+    const at::Tensor h =
+        run_blocks(blocks_,
+                   {drop(embed(embeddings_, in.tokens, stream, ctx),
+                         config_.embedding_dropout, embeddings_.dropout, ctx)},
+                   ctx);
+    return norm(h, final_norm_, ctx);
   }
 
-  at::Tensor run(const Block& b, at::Tensor x, const ForwardContext& ctx) {
-    x = attend(b, std::move(x), ctx);
-    const Sublayer& f = b.feed_forward;
-    const at::Tensor input = norm(f, x, ctx);
+  at::Tensor run_block(const Block& b, const BlockInputs& in,
+                       const ForwardContext& ctx) override {
+    const at::Tensor x = attend_pre_norm(b.self, in.hidden, {}, {}, ctx);
+    const FeedForward& f = b.feed_forward;
+    const at::Tensor input = norm(x, f.norm, ctx);
     const at::Tensor u = linear(f.out, activate(linear(f.in, input, ctx)), ctx);
-    return residual(f, std::move(x), input, u, ctx);
+    return add_residual(f, x, input, u, ctx);
   }
 
-  at::Tensor norm(const Sublayer& s, const at::Tensor& x,
-                  const ForwardContext& ctx) const {
-    return layer_norm_of(x, s.norm_weight, s.norm_bias, ctx);
-  }
-
-  at::Tensor residual(const Sublayer& s, at::Tensor x, at::Tensor input,
-                      at::Tensor u, const ForwardContext& ctx) {
-    const double p = ctx.training ? config_.dropout : 0;
-    if (at_site(s.site).sublayer.empty()) {
-      return dropout_add(x, u, p, ctx.dropout_key(s.dropout), *ctx.layout);
-    }
-    u = adapt(s.site,
-              {x, std::move(input), drop(u, p, s.dropout, ctx),
-               [](const at::Tensor& sum) { return sum; }},
-              ctx);
-    return x.add(u);
-  }
-
-  at::Tensor attend(const Block& b, at::Tensor x, const ForwardContext& ctx) {
-    const at::Tensor input = norm(b.attend, x, ctx);
-    AttentionInputs in;
-    in.queries = in.keys = ctx.layout;
-    const std::vector<at::Tensor> qkv =
-        linear(b.attend.in, input, ctx).split(config_.d_model, 1);
-    in.q = qkv[0];
-    in.k = qkv[1];
-    in.v = qkv[2];
-    in.causal = true;
-    in.heads = config_.heads;
-    in.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
-    std::tie(in.extra_k, in.extra_v) = extra_keys_values(b.attention, ctx);
-    if (ctx.cache != nullptr) ctx.cache->attend_self(b.attention, in);
-    if (ctx.training) in.dropout = config_.attention_dropout;
-    in.key = ctx.dropout_key(b.weights_dropout);
-    return residual(b.attend, std::move(x), input,
-                    linear(b.attend.out, attention(in), ctx), ctx);
-  }
-
-  int words_ = -1, positions_ = -1, embeddings_ = -1;
-  int norm_weight_ = -1, norm_bias_ = -1;  // ln_f
-  std::uint32_t embeddings_dropout_ = 0;
+  Embeddings embeddings_;
+  Norm final_norm_;
   std::vector<Block> blocks_;
 };
 

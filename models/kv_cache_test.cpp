@@ -44,12 +44,9 @@ BackboneInput input_of(const Tokens& encoder, const Samples& inputs,
 at::Tensor last_rows(const BackboneOutput& out, const Layout& tokens) {
   std::vector<std::int64_t> rows;
   for (std::int64_t b = 1; b <= tokens.batch(); ++b) {
-    const std::int64_t row = tokens.offsets[static_cast<std::size_t>(b)] - 1;
-    rows.push_back(out.token_rows.defined()
-                       ? out.token_rows[row].item<std::int64_t>()
-                       : row);
+    rows.push_back(tokens.offsets[static_cast<std::size_t>(b)] - 1);
   }
-  return out.hidden.index_select(
+  return out.token_states().index_select(
       0, beside(at::tensor(rows, at::kLong), out.hidden));
 }
 

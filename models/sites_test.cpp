@@ -261,7 +261,9 @@ TEST(EmbeddingSite, TheOutputTellsWhereTokensWent) {
       {{"input_ids", tokens({5, 6}, 1)},
        {"decoder_input_ids", tokens({0, 4, 5, 0, 6, 7}, 2).narrow(0, 0, 1)}},
       f.model->config());
-  EXPECT_FALSE(f.model->forward(batch.input, {}).token_rows.defined());
+  const BackboneOutput plain = f.model->forward(batch.input, {});
+  EXPECT_FALSE(plain.token_rows.defined());
+  EXPECT_TRUE(plain.token_states().is_same(plain.hidden));
   auto prompt = std::make_shared<Prompt>();
   prompt->table = numbers("prompt", {2, 20});
   f.model->attach(f.site(SiteKind::kEmbedding, "decoder.embed_tokens"), prompt);
@@ -270,6 +272,7 @@ TEST(EmbeddingSite, TheOutputTellsWhereTokensWent) {
   EXPECT_EQ(out.layout.rows(), 5);
   EXPECT_TRUE(out.token_rows.equal(at::tensor({2, 3, 4}, at::kLong)));
   EXPECT_TRUE(out.first_rows.equal(at::tensor({2}, at::kLong)));
+  EXPECT_TRUE(out.token_states().equal(out.hidden.narrow(0, 2, 3)));
 }
 
 // After CLS, in ragged sequences with segment ids: the same as the tokens.

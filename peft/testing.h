@@ -176,14 +176,15 @@ struct Tiny {
   at::Tensor logits(const BackboneInput& in, ForwardContext ctx = {}) {
     ctx.tasks = in.tasks;
     if (classifier >= 0) return classify(*backbone, classifier, in, ctx);
-    return backbone->lm_logits(token_states(in, ctx), of_tokens(in, ctx));
+    return backbone->lm_logits(backbone->forward(in, ctx).token_states(),
+                               of_tokens(in, ctx));
   }
   at::Tensor logits() { return logits(batch.input); }
   at::Tensor loss(const BackboneInput& in, ForwardContext ctx = {}) {
     ctx.tasks = in.tasks;
     if (classifier >= 0) return cross_entropy_sum(logits(in, ctx), in.labels);
-    return backbone->lm_loss(token_states(in, ctx), in.labels,
-                             of_tokens(in, ctx));
+    return backbone->lm_loss(backbone->forward(in, ctx).token_states(),
+                             in.labels, of_tokens(in, ctx));
   }
   at::Tensor loss() { return loss(batch.input); }
 
@@ -226,13 +227,6 @@ struct Tiny {
   HfBatch batch;
 
  private:
-  // Of the tokens that have labels, without what a method put between them.
-  at::Tensor token_states(const BackboneInput& in, const ForwardContext& ctx) {
-    const BackboneOutput out = backbone->forward(in, ctx);
-    return out.token_rows.defined()
-               ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
-               : out.hidden;
-  }
   ForwardContext of_tokens(const BackboneInput& in, ForwardContext ctx) const {
     ctx.layout = backbone->config().decoder_only ? &in.encoder.layout
                                                  : &in.decoder.layout;

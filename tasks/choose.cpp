@@ -58,9 +58,10 @@ BackboneOutput repeated(const BackboneOutput& out, const BackboneInput& in) {
   std::vector<std::int64_t> rows, lengths;
   std::vector<std::uint64_t> samples;
   const auto& offsets = out.layout.offsets;
+  const auto* sample = out.layout.samples.const_data_ptr<std::int64_t>();
   for (std::size_t b = 0; b < in.choices.size(); ++b) {
     for (std::int64_t n = 0; n < in.choices[b]; ++n) {
-      samples.push_back(in.sample_ids[b]);
+      samples.push_back(static_cast<std::uint64_t>(sample[offsets[b]]));
       lengths.push_back(offsets[b + 1] - offsets[b]);
       for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
         rows.push_back(t);
@@ -152,7 +153,7 @@ class Choose : public Task {
         backbone.decode(repeated(backbone.encode(in, ctx), in), in, ctx);
     ForwardContext rows = ctx;
     rows.layout = &in.decoder.layout;
-    return backbone.lm_logits(token_rows_of(out), rows);
+    return backbone.lm_logits(out.token_states(), rows);
   }
 
   std::vector<Outcome> outcomes(Backbone& backbone, const BackboneInput& in,
@@ -223,12 +224,6 @@ class Choose : public Task {
       fail<UsageError>("task.{} is {}; it must be at least 0", name, value);
     }
     return value;
-  }
-
-  static at::Tensor token_rows_of(const BackboneOutput& out) {
-    return out.token_rows.defined()
-               ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
-               : out.hidden;
   }
 
   struct Examples {

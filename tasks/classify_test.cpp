@@ -145,6 +145,27 @@ TEST(Classify, DropoutActsInTrainingAndFollowsTheSample) {
   EXPECT_GT(ab.sub(later).abs().max().item<double>(), 1e-4);
 }
 
+// Samples of two tasks may have the same id.
+TEST(Classify, DropoutOfOtherTasksIsDrawnAnew) {
+  Fixture f("bert_bare", "classify", classes(2));
+  ForwardContext ctx;
+  ctx.training = true;
+  ctx.seed = 5;
+  const Sample first = sample(1, {5, 6, 7, 8});
+  Sample second = first;
+  second.task = 1;
+  EXPECT_EQ(f.collate({first}).encoder.layout.samples[0].item<int>(), 1);
+  const auto logits = [&](const std::vector<Sample>& samples) {
+    return f.task->logits(*f.backbone, f.collate(samples), ctx).detach();
+  };
+  EXPECT_TRUE(logits({second}).equal(logits({first})));
+  second.salt = 99;
+  const BackboneInput both = f.collate({first, second});
+  EXPECT_EQ(both.sample_ids, (std::vector<std::uint64_t>{1, 1}));
+  const at::Tensor y = logits({first, second});
+  EXPECT_GT(y[0].sub(y[1]).abs().max().item<double>(), 1e-4);
+}
+
 TEST(Classify, MetricsOfRows) {
   const std::vector<EvalRow> rows{{0, 1, 1, 0.5, 1},
                                   {1, 0, 1, 1.5, 1},

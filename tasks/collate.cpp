@@ -24,6 +24,13 @@ void check_token(const Sample& sample, std::string_view what, std::int64_t id,
   }
 }
 
+// What the random numbers of each sample belong to.
+std::vector<std::uint64_t> draw_ids(std::span<const Sample> samples) {
+  std::vector<std::uint64_t> out;
+  for (const Sample& sample : samples) out.push_back(sample.id ^ sample.salt);
+  return out;
+}
+
 }  // namespace
 
 BackboneInput collate_inputs(std::span<const Sample> samples,
@@ -48,7 +55,7 @@ BackboneInput collate_inputs(std::span<const Sample> samples,
     in.sample_ids.push_back(sample.id);
     in.tasks.push_back(sample.task);
   }
-  in.encoder.layout = make_layout(lengths, in.sample_ids);
+  in.encoder.layout = make_layout(lengths, draw_ids(samples));
   in.encoder.tokens = empty_int64(in.encoder.layout.rows());
   auto* tokens = in.encoder.tokens.mutable_data_ptr<std::int64_t>();
   std::int64_t* type = nullptr;
@@ -117,7 +124,8 @@ void collate_targets(std::span<const Sample> samples, const ModelConfig& config,
     need_target(sample, "text_to_text");
     lengths.push_back(std::ssize(sample.target));
   }
-  in.labels = shift_right(samples, lengths, in.sample_ids, config, in.decoder);
+  in.labels =
+      shift_right(samples, lengths, draw_ids(samples), config, in.decoder);
 }
 
 void collate_choices(std::span<const Sample> samples, const ModelConfig& config,
@@ -140,7 +148,7 @@ void collate_choices(std::span<const Sample> samples, const ModelConfig& config,
     *label++ = static_cast<std::int64_t>(sample.label);
     in.choices.push_back(n);
     lengths.insert(lengths.end(), sample.choices.begin(), sample.choices.end());
-    ids.insert(ids.end(), sample.choices.size(), sample.id);
+    ids.insert(ids.end(), sample.choices.size(), sample.id ^ sample.salt);
   }
   in.targets = shift_right(samples, lengths, ids, config, in.decoder);
 }

@@ -14,15 +14,6 @@
 namespace thinwire {
 namespace {
 
-// Hidden states of the stream's rows, without what a method put between them.
-at::Tensor token_states(Backbone& backbone, const BackboneInput& in,
-                        const ForwardContext& ctx) {
-  const BackboneOutput out = backbone.forward(in, ctx);
-  return out.token_rows.defined()
-             ? out.hidden.index_select(0, beside(out.token_rows, out.hidden))
-             : out.hidden;
-}
-
 ForwardContext of_tokens(const TokenStream& stream, ForwardContext ctx) {
   ctx.layout = &stream.layout;
   return ctx;
@@ -32,7 +23,7 @@ ForwardContext of_tokens(const TokenStream& stream, ForwardContext ctx) {
 
 LossTerms TokenTask::loss(Backbone& backbone, const BackboneInput& in,
                           const ForwardContext& ctx) {
-  return {backbone.lm_loss(token_states(backbone, in, ctx), in.labels,
+  return {backbone.lm_loss(backbone.forward(in, ctx).token_states(), in.labels,
                            of_tokens(stream(in), ctx),
                            ctx.training ? label_smoothing_ : 0),
           in.labels.ne(kIgnoredLabel).sum().item<double>()};
@@ -40,7 +31,7 @@ LossTerms TokenTask::loss(Backbone& backbone, const BackboneInput& in,
 
 at::Tensor TokenTask::logits(Backbone& backbone, const BackboneInput& in,
                              const ForwardContext& ctx) {
-  return backbone.lm_logits(token_states(backbone, in, ctx),
+  return backbone.lm_logits(backbone.forward(in, ctx).token_states(),
                             of_tokens(stream(in), ctx));
 }
 
@@ -60,8 +51,10 @@ std::vector<Task::Outcome> TokenTask::outcomes(Backbone& backbone,
   auto* out = drawn.mutable_data_ptr<std::int64_t>();
   const PhiloxKey key = make_key(ctx.seed, Purpose::kScore, ctx.step);
   const auto& offsets = stream(in).layout.offsets;
+  const auto* samples =
+      stream(in).layout.samples.const_data_ptr<std::int64_t>();
   for (std::size_t b = 0; b + 1 < offsets.size(); ++b) {
-    const std::uint64_t sample = in.sample_ids[b];
+    const auto sample = static_cast<std::uint64_t>(samples[offsets[b]]);
     for (std::int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
       out[t] = kIgnoredLabel;
       if (given[t] == kIgnoredLabel) continue;
@@ -81,8 +74,9 @@ std::vector<Task::Outcome> TokenTask::outcomes(Backbone& backbone,
 std::vector<TokenTask::TokenScore> TokenTask::scores(
     Backbone& backbone, const BackboneInput& in, const ForwardContext& ctx) {
   const at::NoGradGuard no_grad;
-  const TokenLosses tokens = backbone.lm_token_losses(
-      token_states(backbone, in, ctx), in.labels, of_tokens(stream(in), ctx));
+  const TokenLosses tokens =
+      backbone.lm_token_losses(backbone.forward(in, ctx).token_states(),
+                               in.labels, of_tokens(stream(in), ctx));
   const auto loss = to_doubles(tokens.loss);
   const at::Tensor best = tokens.best.cpu();
   const auto* likeliest = best.const_data_ptr<std::int64_t>();

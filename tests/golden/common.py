@@ -5,6 +5,7 @@ writes NAME/config.json, NAME/model.safetensors and NAME/golden.safetensors
 (inputs, outputs, and `grad.` + HF's on-disk name of every parameter).
 """
 
+import json
 import pathlib
 import shutil
 
@@ -37,6 +38,19 @@ def grads(model, rename=lambda name: name):
     }
 
 
+def labelled(model, batch, labels):
+    """The tensors of a pass whose loss has gone backward."""
+    out = model(**batch, labels=labels)
+    out.loss.backward()
+    return dict(
+        **batch,
+        labels=labels,
+        logits=out.logits,
+        loss=out.loss,
+        **grads(model),
+    )
+
+
 def write_model(model, name):
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -45,6 +59,20 @@ def write_model(model, name):
         if extra.name not in ("config.json", "model.safetensors"):
             extra.unlink()
     return folder
+
+
+def change_weights(folder, change):
+    """change(weights) are saved in their place."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+def drop_dtype(folder):
+    """As releases did that named no dtype."""
+    path = folder / "config.json"
+    raw = json.loads(path.read_text())
+    raw.pop("dtype", None)
+    path.write_text(json.dumps(raw, indent=2) + "\n")
 
 
 def write_golden(folder, tensors):

@@ -1,10 +1,14 @@
 """Attention that sees keys and values before its own, in place of HF's: a
 module's `prefix` gives both, each [l, I] or, one per example, [B, l, I].
 
-softmax(q [P_K; K]^T) [P_V; V]. A prefix has no position, so T5's relative bias
-is not added to its scores."""
+Li & Liang 2021: softmax(q [P_K; K]^T) [P_V; V]. A prefix has no position, so
+T5's relative bias is not added to its scores."""
 
 import torch
+import transformers.models.bart.modeling_bart as hf_bart
+import transformers.models.bert.modeling_bert as hf_bert
+import transformers.models.gpt2.modeling_gpt2 as hf_gpt2
+import transformers.models.roberta.modeling_roberta as hf_roberta
 import transformers.models.t5.modeling_t5 as hf_t5
 
 
@@ -28,13 +32,26 @@ def attend(module, q, k, v, mask, scaling=None, position_bias=None, **_):
     return out.transpose(1, 2).contiguous(), weights
 
 
-hf_t5.eager_attention_forward = attend
+plain = hf_gpt2.eager_attention_forward  # HF's
+for hf in (hf_bart, hf_bert, hf_gpt2, hf_roberta, hf_t5):
+    hf.eager_attention_forward = attend
 
 
 def attentions(model):
     """(module, group, layer)"""
     for key, module in model.named_modules():
         parts = key.split(".")
+        if parts[-1] == "self" and parts[-2] == "attention":
+            yield module, "encoder", int(parts[3])
+        if parts[-1] == "attn":
+            yield module, "self", int(parts[2])
+        if parts[-1] == "EncDecAttention":
+            yield module, "cross", int(parts[2])
         if parts[-1] == "SelfAttention":
             group = "encoder" if parts[0] == "encoder" else "self"
             yield module, group, int(parts[2])
+        if parts[-1] == "encoder_attn":
+            yield module, "cross", int(parts[3])
+        if parts[-1] == "self_attn":
+            group = "encoder" if parts[1] == "encoder" else "self"
+            yield module, group, int(parts[3])

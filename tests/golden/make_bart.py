@@ -5,9 +5,14 @@ another name, no bias."""
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
-from common import grads, randomise, write_golden, write_model
+from common import (
+    change_weights,
+    labelled,
+    randomise,
+    write_golden,
+    write_model,
+)
 from make_t5 import MASK
 
 PADDING = 1
@@ -44,16 +49,11 @@ def run(seed, **more):
     batch = dict(
         input_ids=torch.where(MASK == 1, ids, PADDING),
         attention_mask=MASK,
-        labels=labels,
     )
     if config.scale_embedding:
         noise = torch.randn(model.final_logits_bias.shape, generator=g)
         model.final_logits_bias.copy_(noise)
-    out = model(**batch)
-    out.loss.backward()
-    return model, dict(
-        **batch, logits=out.logits, loss=out.loss, **grads(model)
-    )
+    return model, labelled(model, batch, labels)
 
 
 def text(name, seed):
@@ -65,15 +65,19 @@ def text(name, seed):
 
 def bare(name, seed):
     model, golden = run(seed, activation_function="gelu_new")
+
+    def old_names(weights):
+        old = {}
+        for key, value in weights.items():
+            key = key.removeprefix("model.")
+            if key == "shared.weight":
+                key = "decoder.embed_tokens.weight"
+            if key != "final_logits_bias":
+                old[key] = value
+        return old
+
     folder = write_model(model, name)
-    weights = {}
-    for key, value in load_file(folder / "model.safetensors").items():
-        key = key.removeprefix("model.")
-        if key == "shared.weight":
-            key = "decoder.embed_tokens.weight"
-        if key != "final_logits_bias":
-            weights[key] = value
-    save_file(weights, folder / "model.safetensors")
+    change_weights(folder, old_names)
     write_golden(folder, golden)
 
 

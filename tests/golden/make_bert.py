@@ -1,12 +1,17 @@
 """Golden data of BERT: classification, regression, a bare encoder."""
 
-import json
-
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
-from common import grads, randomise, write_golden, write_model
+from common import (
+    change_weights,
+    drop_dtype,
+    grads,
+    labelled,
+    randomise,
+    write_golden,
+    write_model,
+)
 
 SIZES = dict(
     vocab_size=37,
@@ -53,18 +58,8 @@ def sequence_model(name, seed, labels, **more):
     # a token nobody may see, so that sequence is left out here.
     keep = torch.tensor([0, 2, 3])
     batch = {k: v[keep] for k, v in batch.items()}
-    out = model(**batch, labels=labels)
-    out.loss.backward()
-    write_golden(
-        write_model(model, name),
-        dict(
-            **batch,
-            labels=labels,
-            logits=out.logits,
-            loss=out.loss,
-            **grads(model),
-        ),
-    )
+    golden = labelled(model, batch, labels)
+    write_golden(write_model(model, name), golden)
 
 
 def bare_model(name, seed):
@@ -85,17 +80,18 @@ def bare_model(name, seed):
     loss = (out.last_hidden_state * to_hidden).sum()
     loss = loss + (out.pooler_output * to_pooled).sum()
     loss.backward()
+
+    def old_names(weights):
+        old = {"embeddings.position_ids": torch.arange(19)[None]}
+        for key, value in weights.items():
+            key = key.replace("LayerNorm.weight", "LayerNorm.gamma")
+            key = key.replace("LayerNorm.bias", "LayerNorm.beta")
+            old[key] = value
+        return old
+
     folder = write_model(model, name)
-    weights = {}
-    for key, value in load_file(folder / "model.safetensors").items():
-        key = key.replace("LayerNorm.weight", "LayerNorm.gamma")
-        key = key.replace("LayerNorm.bias", "LayerNorm.beta")
-        weights[key] = value
-    weights["embeddings.position_ids"] = torch.arange(19)[None]
-    save_file(weights, folder / "model.safetensors")
-    raw = json.loads((folder / "config.json").read_text())
-    raw.pop("dtype", None)
-    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    change_weights(folder, old_names)
+    drop_dtype(folder)
     write_golden(
         folder,
         dict(

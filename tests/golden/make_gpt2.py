@@ -1,13 +1,18 @@
 """Golden data of GPT-2: language modelling, classification by the last token,
 and a bare model as the hub has the oldest one."""
 
-import json
-
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
-from common import grads, randomise, write_golden, write_model
+from common import (
+    change_weights,
+    drop_dtype,
+    grads,
+    labelled,
+    randomise,
+    write_golden,
+    write_model,
+)
 from make_t5 import MASK
 
 SIZES = dict(
@@ -50,19 +55,9 @@ def language_model(name, seed):
     model = transformers.GPT2LMHeadModel(config()).eval()
     randomise(model, seed, 0.25)
     batch = inputs(seed)
-    labels = targets(batch)
-    out = model(**batch, labels=labels)
-    out.loss.backward()
-    write_golden(
-        write_model(model, name),
-        dict(
-            **batch,
-            labels=labels,
-            logits=out.logits * MASK.unsqueeze(-1),
-            loss=out.loss,
-            **grads(model),
-        ),
-    )
+    golden = labelled(model, batch, targets(batch))
+    golden["logits"] = golden["logits"] * MASK.unsqueeze(-1)
+    write_golden(write_model(model, name), golden)
 
 
 def classifier(name, seed):
@@ -70,20 +65,8 @@ def classifier(name, seed):
         config(num_labels=3, pad_token_id=0)
     ).eval()
     randomise(model, seed, 0.25)
-    batch = inputs(seed)
-    labels = torch.tensor([2, 0, 1, 2])
-    out = model(**batch, labels=labels)
-    out.loss.backward()
-    write_golden(
-        write_model(model, name),
-        dict(
-            **batch,
-            labels=labels,
-            logits=out.logits,
-            loss=out.loss,
-            **grads(model),
-        ),
-    )
+    golden = labelled(model, inputs(seed), torch.tensor([2, 0, 1, 2]))
+    write_golden(write_model(model, name), golden)
 
 
 def bare_model(name, seed):
@@ -98,16 +81,17 @@ def bare_model(name, seed):
     to_hidden = torch.randn(out.last_hidden_state.shape, generator=g) * seen
     loss = (out.last_hidden_state * to_hidden).sum()
     loss.backward()
+
+    def with_buffers(weights):
+        assert "wte.weight" in weights
+        sees = torch.ones(19, 19).tril().view(1, 1, 19, 19)
+        weights["h.0.attn.bias"] = sees.to(torch.uint8)
+        weights["h.0.attn.masked_bias"] = torch.tensor(-1e4)
+        return weights
+
     folder = write_model(model, name)
-    weights = load_file(folder / "model.safetensors")
-    assert "wte.weight" in weights
-    sees = torch.ones(19, 19).tril().view(1, 1, 19, 19)
-    weights["h.0.attn.bias"] = sees.to(torch.uint8)
-    weights["h.0.attn.masked_bias"] = torch.tensor(-1e4)
-    save_file(weights, folder / "model.safetensors")
-    raw = json.loads((folder / "config.json").read_text())
-    raw.pop("dtype", None)
-    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    change_weights(folder, with_buffers)
+    drop_dtype(folder)
     write_golden(
         folder,
         dict(

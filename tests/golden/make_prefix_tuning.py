@@ -1,8 +1,7 @@
-"""Golden data of prefix tuning: the paper's formula in place of HF's attention.
+"""Golden data of prefix tuning: the paper's formula in place of HF's attention
+(common_prefix.py).
 
-Li & Liang 2021: softmax(q [P_K; K]^T) [P_V; V]. A prefix has no position, so
-T5's relative bias is not added to its scores. Reparametrised: P = W2 tanh(W1 e
-+ b1) + b2, one W2 per layer.
+Li & Liang 2021. Reparametrised: P = W2 tanh(W1 e + b1) + b2, one W2 per layer.
 
 HF peft's prefixes are keys and values in the cache, behind which GPT-2 counts
 the text's positions: with these counted from 0 it gives the same, which is
@@ -10,57 +9,12 @@ checked here."""
 
 import peft
 import torch
-import transformers.models.bart.modeling_bart as hf_bart
-import transformers.models.bert.modeling_bert as hf_bert
 import transformers.models.gpt2.modeling_gpt2 as hf_gpt2
-import transformers.models.roberta.modeling_roberta as hf_roberta
-import transformers.models.t5.modeling_t5 as hf_t5
 
 from common_peft import contract, load, noise, run, run_lm, write
+from common_prefix import attend, attentions, plain
 
 LENGTH = 3
-
-
-def attend(module, q, k, v, mask, scaling=None, position_bias=None, **_):
-    def heads(prefix):
-        split = prefix.view(LENGTH, q.shape[1], q.shape[3]).transpose(0, 1)
-        return split.expand(len(q), *split.shape)
-
-    prefix_k, prefix_v = (heads(p) for p in module.prefix())
-    scores = scaling * q @ k.transpose(2, 3)
-    if position_bias is not None:
-        scores = scores + position_bias
-    if mask is not None:
-        scores = scores + mask
-    extra = scaling * q @ prefix_k.transpose(2, 3)
-    weights = torch.cat([extra, scores], 3).softmax(3)
-    out = weights @ torch.cat([prefix_v, v], 2)
-    return out.transpose(1, 2).contiguous(), weights
-
-
-plain = hf_gpt2.eager_attention_forward
-for hf in (hf_bart, hf_bert, hf_gpt2, hf_roberta, hf_t5):
-    hf.eager_attention_forward = attend
-
-
-def attentions(model):
-    """(module, group, layer)"""
-    for key, module in model.named_modules():
-        parts = key.split(".")
-        if parts[-1] == "self" and parts[-2] == "attention":
-            yield module, "encoder", int(parts[3])
-        if parts[-1] == "attn":
-            yield module, "self", int(parts[2])
-        if parts[-1] == "EncDecAttention":
-            yield module, "cross", int(parts[2])
-        if parts[-1] == "SelfAttention":
-            group = "encoder" if parts[0] == "encoder" else "self"
-            yield module, group, int(parts[2])
-        if parts[-1] == "encoder_attn":
-            yield module, "cross", int(parts[3])
-        if parts[-1] == "self_attn":
-            group = "encoder" if parts[1] == "encoder" else "self"
-            yield module, group, int(parts[3])
 
 
 def check_with_peft(model, batch, trained, logits):

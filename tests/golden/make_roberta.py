@@ -4,7 +4,7 @@ are not padding, from behind the padding token's own."""
 import torch
 import transformers
 
-from common import grads, randomise, write_golden, write_model
+from common import labelled, randomise, write_golden, write_model
 from make_bert import MASK, SIZES
 
 PADDING = 1
@@ -23,19 +23,9 @@ def make(name, seed):
     ids = torch.randint(2, 37, mask.shape, generator=g)
     ids = torch.where(mask == 1, ids, PADDING)
     labels = torch.tensor([2, 0, 1])
-    out = model(input_ids=ids, attention_mask=mask, labels=labels)
-    out.loss.backward()
-    write_golden(
-        write_model(model, name),
-        dict(
-            input_ids=ids,
-            attention_mask=mask,
-            labels=labels,
-            logits=out.logits,
-            loss=out.loss,
-            **grads(model),
-        ),
-    )
+    batch = dict(input_ids=ids, attention_mask=mask)
+    golden = labelled(model, batch, labels)
+    write_golden(write_model(model, name), golden)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from common import grads, randomise, write_golden, write_model
+from common import labelled, randomise, write_golden, write_model
 
 # heads * d_kv = 21 != d_model, and unequal depths.
 SIZES = dict(
@@ -46,13 +46,9 @@ def make(name, seed, untied, scale, **more):
     labels[0, 4:] = -100
     labels[1, 1:] = -100
     labels[3, 2] = -100
-    batch = dict(input_ids=ids, attention_mask=MASK, labels=labels)
-    out = model(**batch)
-    out.loss.backward()
-    write_golden(
-        write_model(model, name),
-        dict(**batch, logits=out.logits, loss=out.loss, **grads(model)),
-    )
+    batch = dict(input_ids=ids, attention_mask=MASK)
+    golden = labelled(model, batch, labels)
+    write_golden(write_model(model, name), golden)
 
 
 if __name__ == "__main__":

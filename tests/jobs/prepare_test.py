@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""data/prepare.py from the outside: every task kind, splits, errors.
+"""data/prepare.py from the outside: task kinds, splits, errors.
 
 Run: .venv/bin/python -m unittest tests/jobs/prepare_test.py
 """
@@ -12,139 +12,18 @@ import sys
 import tempfile
 import unittest
 
-import h5py
-import numpy as np
-import xxhash
-from tokenizers import (Tokenizer, decoders, models, pre_tokenizers,
-                        processors)
+from tokenizers import Tokenizer
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
-sys.path.insert(0, os.path.join(ROOT, "data"))
+from tests.harness import jobs
+from tests.harness.prepare_case import (WORDS, Folder, PrepareCase,
+                                        t5_tokenizer)
+
+sys.path.insert(0, os.path.join(jobs.ROOT, "data"))
 
 from prep import span_corruption  # noqa: E402
 
-WORDS = "red green blue sun moon star tree leaf root stone".split()
 
-
-def bert_tokenizer(folder):
-    os.makedirs(folder)
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] + WORDS
-    t = Tokenizer(models.WordPiece({w: i for i, w in enumerate(tokens)},
-                                   unk_token="[UNK]"))
-    t.pre_tokenizer = pre_tokenizers.Whitespace()
-    t.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    t.decoder = decoders.WordPiece()
-    t.add_special_tokens(tokens[:4])
-    # A file may bring its own padding and truncation; neither must leak in.
-    t.enable_padding(length=40)
-    t.enable_truncation(5)
-    t.save(os.path.join(folder, "tokenizer.json"))
-
-
-def t5_tokenizer(folder, post_processor=True):
-    os.makedirs(folder)
-    pieces = ["<pad>", "</s>", "<unk>"] + ["▁" + w for w in WORDS] + ["▁"]
-    t = Tokenizer(models.Unigram([(p, -float(i)) for i, p in
-                                  enumerate(pieces)], unk_id=2))
-    t.pre_tokenizer = pre_tokenizers.Metaspace()
-    t.decoder = decoders.Metaspace()
-    if post_processor:
-        t.post_processor = processors.TemplateProcessing(
-            single="$A </s>", special_tokens=[("</s>", 1)])
-    t.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    t.add_special_tokens([f"<extra_id_{i}>" for i in range(9, -1, -1)])
-    t.save(os.path.join(folder, "tokenizer.json"))
-
-
-class Folder:
-    """All samples of a folder of shards, as lists."""
-
-    def __init__(self, path):
-        with open(os.path.join(path, "index.json"), encoding="utf-8") as f:
-            self.index = json.load(f)
-        self.input, self.types, self.target = [], [], []
-        self.references, self.label, self.id, self.task = [], [], [], []
-        self.choices = []
-        self.reference_samples = []
-        for shard in self.index["shards"]:
-            name = os.path.join(path, shard["file"])
-            with open(name, "rb") as f:
-                data = f.read()
-            assert len(data) == shard["bytes"]
-            assert xxhash.xxh3_128_hexdigest(data) == shard["xxh3_128"]
-            with h5py.File(name) as f:
-                assert f.attrs["thinwire_format"] == 1
-                assert f.attrs["samples"] == shard["samples"]
-                self._read(f)
-        assert len(self.id) == self.index["samples"]
-
-    def _read(self, f):
-        def ragged(group, offsets=None):
-            values = f[f"{group}/values"][:]
-            ends = f[f"{offsets or group}/offsets"][:]
-            assert ends[0] == 0 and ends[-1] == len(values)
-            return [values[a:b].tolist() for a, b in zip(ends, ends[1:])]
-
-        def visit(name, item):
-            if isinstance(item, h5py.Dataset) and item.size:
-                assert item.fletcher32 and item.shuffle, name
-
-        f.visititems(visit)
-        self.input += ragged("input")
-        if "types" in f:
-            self.types += ragged("types", "input")
-        if "target" in f:
-            self.target += ragged("target")
-        if "references" in f:
-            self.references += [bytes(b).decode() for b in ragged("references")]
-            if "samples" in f["references"]:
-                self.reference_samples += f["references/samples"][:].tolist()
-        if "choices" in f:
-            self.choices += ragged("choices")
-        if "label" in f:
-            self.label += f["label"][:].tolist()
-        self.id += f["id"][:].tolist()
-        self.task += f["task"][:].tolist()
-
-
-class PrepareTest(unittest.TestCase):
-    def setUp(self):
-        holder = tempfile.TemporaryDirectory()
-        self.addCleanup(holder.cleanup)
-        self.dir = holder.name
-        self.bert, self.t5 = self.path("bert"), self.path("t5")
-        bert_tokenizer(self.bert)
-        t5_tokenizer(self.t5)
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
-
-    def write(self, name, text):
-        with open(self.path(name), "w", encoding="utf-8") as f:
-            f.write(text)
-        return self.path(name)
-
-    def prepare(self, *arguments):
-        return subprocess.run(
-            [sys.executable, os.path.join(ROOT, "data", "prepare.py"),
-             *arguments], capture_output=True, text=True, cwd=self.dir)
-
-    def good(self, *arguments):
-        r = self.prepare(*arguments)
-        self.assertEqual(r.returncode, 0, r.stderr)
-        self.assertFalse([n for n in os.listdir(self.dir) if ".tmp-" in n])
-        return r
-
-    def bad(self, expect, *arguments):
-        r = self.prepare(*arguments)
-        self.assertEqual(r.returncode, 2, r.stdout + r.stderr)
-        lines = r.stderr.strip().split("\n")
-        self.assertEqual(len(lines), 1, r.stderr)
-        self.assertTrue(lines[0].startswith("error: "), lines[0])
-        self.assertIn(expect, lines[0])
-        self.assertFalse([n for n in os.listdir(self.dir) if ".tmp-" in n])
-
+class PrepareTest(PrepareCase):
     def test_classify_as_the_manual_says_it(self):
         tsv = self.write("a.tsv", 'sentence\tlabel\nred "sun\t1\nblue\t0\n')
         self.good("--task", "classify", "--tokenizer", self.bert, "--input",
@@ -222,45 +101,6 @@ class PrepareTest(unittest.TestCase):
         self.bad("no end-of-sequence token", *common, "--tokenizer", self.bert,
                  "--output", self.path("z"))
 
-    def test_choose_among_answers_of_all_rows_as_raft_has_them(self):
-        table = self.write("a.csv", "Title,Text,ID,Label\n"
-                           "red,sun,0,moon tree\nsun,red,1,1\n")
-        self.good("--task", "choose", "--tokenizer", self.t5, "--input", table,
-                  "--columns", "Title+Text,Label", "--field-names",
-                  "--list-choices", "--choices", "star, moon tree",
-                  "--output", self.path("x"))
-        f = Folder(self.path("x"))
-        tok = Tokenizer.from_file(os.path.join(self.t5, "tokenizer.json"))
-        text = "Title: red\nText: sun\nPossible labels: star, moon tree"
-        self.assertEqual(f.input[0], tok.encode(text).ids)
-        self.assertEqual(f.target, [[8, 1, 7, 9, 1]] * 2)
-        self.assertEqual(f.choices, [[2, 3]] * 2)
-        self.assertEqual(f.label, [1, 1])
-        self.assertEqual(f.references, ["moon tree", "moon tree"])
-        self.assertEqual(f.index["label_names"], ["star", "moon tree"])
-
-    def test_choose_among_a_rows_own_answers(self):
-        lines = self.write(
-            "a.jsonl", '{"q": "red", "a": "sun", "c": "[\\"moon\\", \\"sun\\"]"}\n'
-            '{"q": "sun", "a": "2", "c": "moon | star|tree"}\n')
-        common = ("--task", "choose", "--tokenizer", self.t5, "--input", lines,
-                  "--output", self.path("x"), "--columns")
-        self.good(*common, "q,a,c")
-        f = Folder(self.path("x"))
-        self.assertEqual(f.target, [[7, 1, 6, 1], [7, 1, 8, 1, 9, 1]])
-        self.assertEqual(f.choices, [[2, 2], [2, 2, 2]])
-        self.assertEqual((f.label, f.index["labels"]), ([1, 2], 3))
-        self.bad("choose takes 3 without --choices", *common, "q,a", "--force")
-        self.bad("a.jsonl:1: answer 'sun' is none of the choices", *common,
-                 "q,a", "--choices", "moon,star", "--force")
-        self.bad("two or more different texts", *common, "q,a", "--choices",
-                 "moon,moon", "--force")
-        self.bad("a.jsonl:1: choices must be two or more", *common, "q,a,q",
-                 "--force")
-        self.bad("--choices is for --task choose", "--task", "text_to_text",
-                 "--tokenizer", self.t5, "--input", lines, "--columns", "q,a",
-                 "--choices", "a,b", "--output", self.path("x"), "--force")
-
     def test_several_references(self):
         tsv = self.write("a.tsv", "a\tb\nred\tsun / moon tree/sun\n"
                                   "blue\tsun\n")
@@ -280,23 +120,6 @@ class PrepareTest(unittest.TestCase):
         self.bad("means nothing for --task", "--task", "span_corruption",
                  "--tokenizer", self.t5, "--input", tsv, "--output",
                  self.path("z"), "--reference-separator", "/")
-
-    def test_lm_takes_texts_or_prompts_and_what_follows(self):
-        tsv = self.write("a.tsv", "a\tb\tc\nred\tsun\tmoon tree\n")
-        bare = self.path("bare")  # a tokenizer that puts no </s> itself
-        t5_tokenizer(bare, post_processor=False)
-        common = ("--task", "lm", "--input", tsv, "--prefix", "star ",
-                  "--tokenizer", bare)
-        self.good(*common, "--columns", "a+b", "--output", self.path("x"))
-        self.good(*common, "--columns", "a+b,c", "--output", self.path("y"))
-        x, y = Folder(self.path("x")), Folder(self.path("y"))
-        self.assertEqual(x.input, [[8, 3, 6, 1]])
-        self.assertFalse(x.target)
-        self.assertEqual((x.index["task"], x.index["max_target"]), ("lm", 0))
-        self.assertEqual((y.input, y.target), ([[8, 3, 6]], [[7, 9, 1]]))
-        self.assertEqual(y.references, ["moon tree"])
-        self.bad("lm takes 1 or 2", *common, "--columns", "a,b,c", "--output",
-                 self.path("z"))
 
     def test_span_corruption_gives_the_text_back(self):
         rows = [" ".join(WORDS[(i * j) % 10] for j in range(3 + i * 2))
@@ -491,7 +314,7 @@ class DebianDescriptionsTest(unittest.TestCase):
                 f.write("\n".join(records))
             subprocess.run(
                 [sys.executable,
-                 os.path.join(ROOT, "data", "debian_descriptions.py"),
+                 os.path.join(jobs.ROOT, "data", "debian_descriptions.py"),
                  "--input", source, "--output", out, "--classes", "2"],
                 check=True, capture_output=True)
             with open(out) as f:
