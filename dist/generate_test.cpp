@@ -67,7 +67,7 @@ TEST_P(Generate, WithMethodsAttached) {
     const auto texts = task->predict(
         *tiny.backbone, task->collate(samples, tiny.backbone->config()), {});
     for (std::size_t b = 0; b < texts.size(); ++b) {
-      samples[b].target = texts[b].tokens;
+      samples[b].target = texts[b].tokens.value();
       if (samples[b].target.size() < 10) samples[b].target.push_back(1);
       changed += texts[b].tokens != before[b].tokens ? 1 : 0;
     }
