@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/temp_folder.h"
 #include "tasks/test_samples.h"
 
 namespace thinwire {
@@ -32,8 +33,17 @@ TEST(Generate, GreedyAndBeamsAreHfs) {
   std::set<std::int32_t> seen;
   for (const Json& c : file.at("cases")) {
     SCOPED_TRACE(c.at("model").dump() + c.at("config").dump());
-    const auto backbone = test::model_of(c.at("model").get<std::string>(),
-                                         c.at("eos"), c.at("sharpen"));
+    const TempFolder configs;
+    const bool own = c.contains("model_config");
+    if (own) {
+      std::ofstream(configs / "config.json") << c.at("model_config");
+      if (const Json& g = c.at("generation_config"); !g.is_null()) {
+        std::ofstream(configs / "generation_config.json") << g;
+      }
+    }
+    const auto backbone =
+        test::model_of(c.at("model").get<std::string>(), c.at("eos"),
+                       c.at("sharpen"), own ? configs.path() : "");
     Json config = c.at("config");
     if (config.contains("early_stopping")) {  // HF: true, false or a word
       Json& stop = config["early_stopping"];

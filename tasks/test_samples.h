@@ -60,10 +60,10 @@ inline std::vector<Sample> samples_of(const nlohmann::ordered_json& inputs) {
 }
 
 // A golden model in which `eos` ends a text, its distributions over the next
-// token made more or less certain.
+// token made more or less certain. config_folder: another one's configs.
 inline std::unique_ptr<Backbone> model_of(const std::string& name,
-                                          std::int64_t eos,
-                                          double sharpen = 1) {
+                                          std::int64_t eos, double sharpen = 1,
+                                          std::string config_folder = {}) {
   class Scale : public LinearAttachment {
    public:
     explicit Scale(at::Tensor scale) : scale_(std::move(scale)) {}
@@ -73,7 +73,8 @@ inline std::unique_ptr<Backbone> model_of(const std::string& name,
     at::Tensor scale_;
   };
   const std::string folder = golden_path(name);
-  ModelConfig config = read_model_config(folder);
+  ModelConfig config =
+      read_model_config(config_folder.empty() ? folder : config_folder);
   config.eos_id = eos;
   auto backbone = make_backbone(config, *open_weights(folder, config));
   backbone->attach(backbone->find_site(SiteKind::kLinear, "lm_head"),

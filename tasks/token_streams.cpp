@@ -32,7 +32,7 @@ TokenStreams::TokenStreams(Backbone& backbone, const BackboneInput& in,
   const auto& offsets = in.encoder.layout.offsets;
   const auto* tokens = in.encoder.tokens.const_data_ptr<std::int64_t>();
   for (std::size_t b = 0; b < batch; ++b) {
-    Stream stream{b, {config.decoder_start_id}};
+    Stream stream{b, {config.generation_start_id}};
     if (!has_encoder(backbone)) {
       stream.tokens.assign(tokens + offsets[b], tokens + offsets[b + 1]);
     }

@@ -11,10 +11,11 @@ from common import HERE
 from common_peft import KINDS
 
 
-def load(name, sharpen):
+def load(name, sharpen, folder=None):
+    """folder: in place of that of the model's name."""
     kind = KINDS[name.split("_")[0]]
     model = kind.from_pretrained(
-        HERE / name, attn_implementation="eager").eval()
+        folder or HERE / name, attn_implementation="eager").eval()
     with torch.no_grad():
         # A parameter of its own: the embeddings stay as they are.
         model.lm_head.weight = torch.nn.Parameter(

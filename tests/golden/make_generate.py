@@ -2,6 +2,9 @@
 make_t5.py."""
 
 import json
+import pathlib
+import shutil
+import tempfile
 
 import torch
 import transformers
@@ -25,6 +28,50 @@ def case(name, eos, sharpen=1.0, **how):
           len({t for text in texts for t in text}))
     return {"model": name, "eos": eos, "sharpen": sharpen, "config": how,
             "outputs": texts, "scores": scores}
+
+
+def own_case(name, eos, sharpen, changes=None, generation=None, **how):
+    """Of a model with another config.json and a generation_config.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        shutil.copy(HERE / name / "model.safetensors", path)
+        config = json.loads((HERE / name / "config.json").read_text())
+        config = {k: v for k, v in {**config, **(changes or {})}.items()
+                  if v != "absent"}
+        (path / "config.json").write_text(json.dumps(config))
+        if generation is not None:
+            (path / "generation_config.json").write_text(
+                json.dumps(generation))
+        how = {"max_new_tokens": 6, **how}
+        texts, scores = write(load(name, sharpen, path), inputs(), eos, how)
+    print(name, eos, changes, generation, how, texts)
+    return {"model": name, "eos": eos, "sharpen": sharpen, "config": how,
+            "model_config": config, "generation_config": generation,
+            "outputs": texts, "scores": scores}
+
+
+def own_cases():
+    forced = {"forced_bos_token_id": 5, "forced_eos_token_id": 36}
+    start = {"decoder_start_token_id": 7}
+    for how in (
+        {},
+        {"num_beams": 3},
+        {"num_beams": 4, "length_penalty": 2.0, "no_repeat_ngram_size": 1},
+        {"max_new_tokens": 1},
+        {"num_beams": 2, "max_new_tokens": 2, "min_new_tokens": 2},
+    ):
+        yield own_case("bart_text", 36, 0.3, forced, **how)
+        yield own_case("bart_text", 36, 0.3, {}, {**start, **forced}, **how)
+    # generation_config.json stands in place of what config.json says, and a
+    # first token in place of a start.
+    yield own_case("bart_text", 36, 0.3, forced, start)
+    yield own_case("bart_text", 36, 0.3, forced, {"bos_token_id": 9})
+    # The forced token need not end the text.
+    yield own_case("bart_text", 36, 0.3, {"forced_eos_token_id": 8})
+    yield own_case("bart_text", 36, 0.3, {"forced_eos_token_id": "absent"})
+    yield own_case("bart_text", 36, 0.3, {"decoder_start_token_id": "absent"})
+    yield own_case("t5_gated", 31, 0.5, {}, {**start, **forced}, num_beams=2)
+    yield own_case("gpt2_lm", 36, 0.5, {}, forced, num_beams=2)
 
 
 def cases():
@@ -61,6 +108,7 @@ def cases():
     ):
         # The longest prompt has 12 of 19 positions.
         yield case("gpt2_lm", 36, sharpen=0.5, max_new_tokens=8, **how)
+    yield from own_cases()
 
 
 def kept(logits, temperature, top_k, top_p):
