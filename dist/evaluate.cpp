@@ -59,12 +59,18 @@ class Texts {
     if (references.empty()) {
       fail<UsageError>(
           "{}: has no references, which task.metrics needs (prepare it as "
-          "text_to_text)",
+          "text_to_text, or as lm with prompts)",
           folder_.path());
     }
     for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (!texts[i].tokens) {
+        fail<UsageError>(
+            "{}: sample {} has no prompt, so there is no text to judge; "
+            "task.metrics needs one",
+            folder_.path(), texts[i].sample);
+      }
       rows[i].figures =
-          task.text_figures(decoder_.text(texts[i].tokens), references[i]);
+          task.text_figures(decoder_.text(*texts[i].tokens), references[i]);
     }
   }
 
@@ -129,7 +135,9 @@ void pack(const Prediction& p, std::vector<std::byte>& bytes) {
   append(bytes, &p.sample, 1);
   append(bytes, &p.value, 1);
   append_list(bytes, p.scores);
-  append_list(bytes, p.tokens);
+  const bool text = p.tokens.has_value();
+  append(bytes, &text, 1);
+  if (text) append_list(bytes, *p.tokens);
 }
 
 void unpack(const std::vector<std::byte>& bytes, std::size_t& cursor,
@@ -137,7 +145,9 @@ void unpack(const std::vector<std::byte>& bytes, std::size_t& cursor,
   take(bytes, cursor, &p.sample, 1);
   take(bytes, cursor, &p.value, 1);
   take_list(bytes, cursor, p.scores);
-  take_list(bytes, cursor, p.tokens);
+  bool text = false;
+  take(bytes, cursor, &text, 1);
+  if (text) take_list(bytes, cursor, p.tokens.emplace());
 }
 
 void pack(const Answered& a, std::vector<std::byte>& bytes) {

@@ -117,7 +117,7 @@ TEST(Evaluate, JudgesWhatPredictWrites) {
     EvalRow row;
     row.loss_weight = 1;
     row.figures = task->text_figures(
-        decoder.text(texts[i].tokens),
+        decoder.text(texts[i].tokens.value()),
         AnsweredFolder::answers(static_cast<std::int64_t>(i)));
     rows.push_back(row);
   }

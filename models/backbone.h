@@ -40,6 +40,9 @@ struct BackboneInput {
   at::Tensor labels;
   std::vector<std::int64_t> choices;
   at::Tensor targets;
+  // Of a decoder's sequences that are a prompt and its target: how many tokens
+  // the prompt has, 0: there is none. [B], or empty
+  std::vector<std::int64_t> prompts;
   std::vector<std::uint64_t> sample_ids;  // [B]
 };
 

@@ -72,6 +72,17 @@ class Reader {
     return object_[key].get<std::string>();
   }
 
+  // The first of several.
+  std::int64_t token_below(std::int64_t vocabulary, const char* key,
+                           std::int64_t otherwise) const {
+    if (!has(key)) return otherwise;
+    const std::int64_t id = token(key, otherwise);
+    if (id < 0 || id >= vocabulary) {
+      wrong(key, fmt::format("a token id below vocab_size {}", vocabulary));
+    }
+    return id;
+  }
+
   [[noreturn]] void wrong(const char* key, std::string_view right) const {
     fail<UsageError>("{}: {} must be {}, got {}", path_, key, right,
                      object_[key].dump());
@@ -284,6 +295,21 @@ constexpr Architecture kArchitectures[] = {{"bart", read_bart},
                                            {"roberta", read_roberta},
                                            {"t5", read_t5}};
 
+// As HF's generate() takes them; null and what is not there: none.
+void read_generation(const Reader& in, ModelConfig& c) {
+  if (c.decoder_layers > 0) {
+    const char* start = in.has("decoder_start_token_id")
+                            ? "decoder_start_token_id"
+                            : "bos_token_id";
+    c.generation_start_id =
+        in.token_below(c.vocab_size, start, c.decoder_start_id);
+  } else if (!c.decoder_only) {
+    return;
+  }
+  c.forced_bos_id = in.token_below(c.vocab_size, "forced_bos_token_id", -1);
+  c.forced_eos_id = in.token_below(c.vocab_size, "forced_eos_token_id", -1);
+}
+
 std::int64_t label_count(const Reader& in, const json& raw) {
   if (raw.contains("id2label") && raw["id2label"].is_object() &&
       !raw["id2label"].empty()) {
@@ -292,12 +318,7 @@ std::int64_t label_count(const Reader& in, const json& raw) {
   return in.positive("num_labels", 2);
 }
 
-}  // namespace
-
-ModelConfig read_model_config(const std::string& path) {
-  std::filesystem::path file = path;
-  std::error_code ignored;
-  if (std::filesystem::is_directory(file, ignored)) file /= "config.json";
+json read_object(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   if (!in) {
     fail<IoError>(
@@ -307,14 +328,32 @@ ModelConfig read_model_config(const std::string& path) {
   }
   std::ostringstream text;
   text << in.rdbuf();
-
-  json raw;
+  json object;
   try {
-    raw = json::parse(text.str());
+    object = json::parse(text.str());
   } catch (const json::exception& e) {
     fail<UsageError>("{}: not valid JSON: {}", file.string(), e.what());
   }
-  return parse_model_config(std::move(raw), file.string());
+  if (!object.is_object()) {
+    fail<UsageError>("{}: not a JSON object", file.string());
+  }
+  return object;
+}
+
+}  // namespace
+
+ModelConfig read_model_config(const std::string& path) {
+  std::filesystem::path file = path;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored)) file /= "config.json";
+  ModelConfig config = parse_model_config(read_object(file), file.string());
+  const auto generation = file.parent_path() / "generation_config.json";
+  if (file.filename() == "config.json" &&
+      std::filesystem::exists(generation, ignored)) {
+    const json object = read_object(generation);
+    read_generation(Reader(generation.string(), object), config);
+  }
+  return config;
 }
 
 ModelConfig parse_model_config(json raw, const std::string& where) {
@@ -336,10 +375,11 @@ ModelConfig parse_model_config(json raw, const std::string& where) {
                    fmt::format("below vocab_size {}", config.vocab_size));
     }
     config.labels = label_count(reader, config.raw);
+    read_generation(reader, config);
     return config;
   }
-  fail<UsageError>("{}: model_type '{}' is unknown; choose one of: {}",
-                   where, config.architecture,
+  fail<UsageError>("{}: model_type '{}' is unknown; choose one of: {}", where,
+                   config.architecture,
                    list_nearest_first(config.architecture, known));
 }
 

@@ -41,13 +41,18 @@ struct ModelConfig {
   // place of the backbone's pooler.
   bool dense_head = false;
   std::int64_t pad_id = 0, eos_id = -1, decoder_start_id = -1;
+  // Of generation alone: the decoder's start token, what the first token behind
+  // it must be, and what the last that may come must be. -1: none.
+  std::int64_t generation_start_id = -1, forced_bos_id = -1, forced_eos_id = -1;
   std::int64_t labels = 2;
   nlohmann::json raw;
 };
 
-// path: the config.json or the folder that holds it. Throws UsageError naming
-// the file, the key, its value and what would be right (an unknown model_type
-// lists the known ones), IoError if it cannot be read.
+// path: the config.json or the folder that holds it; of a
+// generation_config.json beside it what generation takes of it, in place of
+// what config.json says. Throws UsageError naming the file, the key, its value
+// and what would be right (an unknown model_type lists the known ones), IoError
+// if it cannot be read.
 ModelConfig read_model_config(const std::string& path);
 // The same of what such a file holds; `where` stands for the file in messages.
 ModelConfig parse_model_config(nlohmann::json raw, const std::string& where);

@@ -118,6 +118,33 @@ TEST_F(ConfigTest, BartDefaultsAreThoseOfItsConfigClass) {
   EXPECT_EQ(c.decoder_start_id, 2);
 }
 
+TEST_F(ConfigTest, WhatGenerationForcesIsReadFromItsOwnFileFirst) {
+  json j = bart();
+  EXPECT_EQ(read(j.dump()).generation_start_id, 2);
+  EXPECT_EQ(read(j.dump()).forced_bos_id, -1);
+  EXPECT_EQ(read(j.dump()).forced_eos_id, -1);
+  j["decoder_start_token_id"] = 3;
+  j["bos_token_id"] = 0;
+  j["forced_bos_token_id"] = 4;
+  j["forced_eos_token_id"] = 5;
+  ModelConfig c = read(j.dump());
+  EXPECT_EQ(c.generation_start_id, 3);
+  EXPECT_EQ(c.forced_bos_id, 4);
+  EXPECT_EQ(c.forced_eos_id, 5);
+  std::ofstream(folder_ / "generation_config.json")
+      << R"({"bos_token_id": 6, "forced_eos_token_id": null})";
+  c = read(j.dump());
+  EXPECT_EQ(c.decoder_start_id, 3);  // training's
+  EXPECT_EQ(c.generation_start_id, 6);
+  EXPECT_EQ(c.forced_bos_id, -1);
+  EXPECT_EQ(c.forced_eos_id, -1);
+  std::ofstream(folder_ / "generation_config.json")
+      << R"({"forced_bos_token_id": 40})";
+  EXPECT_THAT(error(j),
+              testing::AllOf(HasSubstr("generation_config.json: forced_bos_"),
+                             HasSubstr("below vocab_size 40, got 40")));
+}
+
 TEST_F(ConfigTest, NullClassifierDropoutIsTheHiddenOne) {
   json j = bert();
   j["classifier_dropout"] = nullptr;

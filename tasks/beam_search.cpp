@@ -57,7 +57,8 @@ class Beams {
     running_.clear();
     for (const Next& next : on) running_.push_back(next.score);
     const bool full = finished_.size() == size_;
-    if (last || (full && (stops_when_full() || !can_improve(written)))) {
+    if (last || on.empty() ||
+        (full && (stops_when_full() || !can_improve(written)))) {
       return {};
     }
     return on;
@@ -102,7 +103,8 @@ class Beams {
   std::vector<Finished> finished_;  // best first
 };
 
-// scores [beams, V] of one input: the `count` likeliest continuations.
+// scores [beams, V] of one input: the `count` likeliest continuations; those
+// that are forbidden are none, unless all are.
 std::vector<Beams::Next> rank(const at::Tensor& scores, std::int64_t count) {
   const auto [best, at] =
       scores.flatten().topk(std::min(count, scores.numel()));
@@ -110,6 +112,7 @@ std::vector<Beams::Next> rank(const at::Tensor& scores, std::int64_t count) {
   const auto* index = at.const_data_ptr<std::int64_t>();
   std::vector<Beams::Next> out;
   for (std::int64_t i = 0; i < best.numel(); ++i) {
+    if (i > 0 && std::isinf(score[i])) break;
     out.push_back(
         {index[i] / scores.size(1), index[i] % scores.size(1), score[i]});
   }
@@ -143,7 +146,8 @@ std::vector<Generated> beam_search(Backbone& backbone, const BackboneInput& in,
       Beams& mine = beams[streams[begin].input];
       for (std::size_t s = begin; s < end; ++s) {
         const std::span<float> next(row + s * vocabulary, vocabulary);
-        forbid_tokens(next, streams[s].tokens, streams[s].written, eos, how);
+        forbid_tokens(next, streams[s].tokens, streams[s].written,
+                      backbone.config(), how);
         for (float& x : next) x += mine.running()[s - begin];
       }
       const auto first = static_cast<std::int64_t>(begin);

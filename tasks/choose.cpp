@@ -203,7 +203,7 @@ class Choose : public Task {
       out[b].value = best[b];
       out[b].scores.assign(row, row + in.choices[b]);
       const std::size_t chosen = answer + static_cast<std::size_t>(best[b]);
-      out[b].tokens.assign(token + ends[chosen], token + ends[chosen + 1]);
+      out[b].tokens.emplace(token + ends[chosen], token + ends[chosen + 1]);
       answer += static_cast<std::size_t>(in.choices[b]);
     }
     return out;

@@ -80,7 +80,7 @@ Decoding read_decoding(const TaskConfig& config) {
 
 void forbid_tokens(std::span<float> logits,
                    std::span<const std::int64_t> tokens, std::int64_t written,
-                   std::int64_t eos, const Decoding& how) {
+                   const ModelConfig& model, const Decoding& how) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   const auto n = static_cast<std::size_t>(how.no_repeat_ngram_size);
   if (n > 0 && tokens.size() + 1 >= n) {
@@ -91,9 +91,16 @@ void forbid_tokens(std::span<float> logits,
       }
     }
   }
-  if (eos >= 0 && written < how.min_new_tokens) {
-    logits[static_cast<std::size_t>(eos)] = kNever;
+  if (model.eos_id >= 0 && written < how.min_new_tokens) {
+    logits[static_cast<std::size_t>(model.eos_id)] = kNever;
   }
+  const auto force = [&](std::int64_t token) {
+    if (token < 0) return;
+    std::ranges::fill(logits, kNever);
+    logits[static_cast<std::size_t>(token)] = 0;
+  };
+  if (tokens.size() == 1) force(model.forced_bos_id);
+  if (written + 1 == how.max_new_tokens) force(model.forced_eos_id);
 }
 
 std::int64_t likeliest(std::span<const float> logits) {

@@ -1,6 +1,6 @@
 // How text is chosen from a model's distributions over the next token. Names
-// and defaults are those of HF's generate(); a model's own generation_config is
-// not read. Internal to tasks/.
+// and defaults are those of HF's generate(); of a model's own generation_config
+// only the tokens that it forces act. Internal to tasks/.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +36,11 @@ std::span<const Field> decoding_fields();
 Decoding read_decoding(const TaskConfig& config);
 
 // Sets to -inf what may not come next: logits [V] of a sequence that has
-// `tokens` so far, `written` of them new. eos: -1 if there is none.
+// `tokens` so far, `written` of them new. A token that the model forces is left
+// alone, with a logit of 0; as with HF that goes before everything else.
 void forbid_tokens(std::span<float> logits,
                    std::span<const std::int64_t> tokens, std::int64_t written,
-                   std::int64_t eos, const Decoding& how);
+                   const ModelConfig& model, const Decoding& how);
 
 // The likeliest token, the lowest of equals.
 std::int64_t likeliest(std::span<const float> logits);

@@ -36,7 +36,8 @@ std::vector<Generated> generate(Backbone& backbone, const BackboneInput& in,
     for (std::size_t s = 0; s < texts.streams().size(); ++s) {
       const TokenStreams::Stream& stream = texts.streams()[s];
       const std::span<float> next(row + s * vocabulary, vocabulary);
-      forbid_tokens(next, stream.tokens, stream.written, eos, how);
+      forbid_tokens(next, stream.tokens, stream.written, backbone.config(),
+                    how);
       const std::int64_t token =
           how.do_sample ? draw_token(next, in.sample_ids[stream.input],
                                      stream.written, how)

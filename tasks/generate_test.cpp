@@ -1,7 +1,6 @@
 // Written text against HF's generate() (tests/golden/make_generate.py).
 #include "tasks/generate.h"
 
-#include <ATen/ops/full.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/temp_folder.h"
 #include "tasks/test_samples.h"
 
 namespace thinwire {
@@ -26,53 +26,30 @@ Json golden() {
   return Json::parse(std::ifstream(golden_path("generate.json")));
 }
 
-// Makes distributions more or less certain.
-class Sharpen : public LinearAttachment {
- public:
-  Sharpen(double factor, std::int64_t vocabulary)
-      : scale_(at::full({vocabulary}, factor, at::kFloat)) {}
-  at::Tensor scale_out(const ForwardContext&) override { return scale_; }
-
- private:
-  at::Tensor scale_;
-};
-
-std::unique_ptr<Backbone> model_of(const std::string& name, std::int64_t eos,
-                                   double sharpen = 1) {
-  const std::string folder = golden_path(name);
-  ModelConfig config = read_model_config(folder);
-  config.eos_id = eos;
-  auto backbone = make_backbone(config, *open_weights(folder, config));
-  backbone->attach(backbone->find_site(SiteKind::kLinear, "lm_head"),
-                   std::make_shared<Sharpen>(sharpen, config.vocab_size));
-  return backbone;
-}
-
-// The target must not matter; it has to be there.
-std::vector<Sample> samples_of(const Json& inputs) {
-  std::vector<Sample> out;
-  for (const auto& ids : inputs) {
-    out.push_back(
-        sample(out.size(), ids.get<std::vector<std::int32_t>>(), 0, {7, 1}));
-  }
-  return out;
-}
-
 TEST(Generate, GreedyAndBeamsAreHfs) {
   const Json file = golden();
-  const auto samples = samples_of(file.at("inputs"));
+  const auto samples = test::samples_of(file.at("inputs"));
   std::size_t beams = 0, ended = 0;
   std::set<std::int32_t> seen;
   for (const Json& c : file.at("cases")) {
     SCOPED_TRACE(c.at("model").dump() + c.at("config").dump());
-    const auto backbone = model_of(c.at("model").get<std::string>(),
-                                   c.at("eos"), c.at("sharpen"));
+    const TempFolder configs;
+    const bool own = c.contains("model_config");
+    if (own) {
+      std::ofstream(configs / "config.json") << c.at("model_config");
+      if (const Json& g = c.at("generation_config"); !g.is_null()) {
+        std::ofstream(configs / "generation_config.json") << g;
+      }
+    }
+    const auto backbone =
+        test::model_of(c.at("model").get<std::string>(), c.at("eos"),
+                       c.at("sharpen"), own ? configs.path() : "");
     Json config = c.at("config");
     if (config.contains("early_stopping")) {  // HF: true, false or a word
       Json& stop = config["early_stopping"];
       if (stop.is_boolean()) stop = stop.get<bool>() ? "true" : "false";
     }
-    const auto task = find_task("text_to_text").make(writing_config(config));
+    const auto task = test::writer_for(*backbone, config);
     const auto texts = task->predict(
         *backbone, task->collate(samples, backbone->config()), {});
     ASSERT_EQ(texts.size(), samples.size());
@@ -94,9 +71,27 @@ TEST(Generate, GreedyAndBeamsAreHfs) {
   EXPECT_GE(seen.size(), 30u);  // and are not one word again and again
 }
 
+TEST(Generate, TextsThatHaveNoRoomAreRefused) {
+  const auto samples = test::samples_of(golden().at("inputs"));
+  const auto refusal = [&](const std::string& model, std::int64_t most) {
+    const auto backbone = test::model_of(model, -1);
+    const auto task = test::writer_for(*backbone, {{"max_new_tokens", most}});
+    return usage_error([&] {
+      task->predict(*backbone, task->collate(samples, backbone->config()), {});
+    });
+  };
+  // The last token needs no position.
+  EXPECT_EQ(refusal("gpt2_lm", 8), "no error");
+  EXPECT_THAT(refusal("gpt2_lm", 9),
+              HasSubstr("9 new tokens behind the 12 of sample 4"));
+  EXPECT_EQ(refusal("bart_text", 20), "no error");
+  EXPECT_THAT(refusal("bart_text", 21),
+              HasSubstr("are more than the 20 positions of this bart"));
+}
+
 TEST(Generate, ABatchIsWrittenAsEachOfItsSamplesAlone) {
-  const auto samples = samples_of(golden().at("inputs"));
-  const auto backbone = model_of("t5_gated", 31, 0.5);
+  const auto samples = test::samples_of(golden().at("inputs"));
+  const auto backbone = test::model_of("t5_gated", 31, 0.5);
   for (const TaskConfig& changes :
        {TaskConfig{{"max_new_tokens", 14}},
         TaskConfig{{"max_new_tokens", 14}, {"num_beams", 3}},
@@ -115,15 +110,15 @@ TEST(Generate, ABatchIsWrittenAsEachOfItsSamplesAlone) {
 }
 
 TEST(Generate, ScoreIsTheLogProbabilityOfTheText) {
-  const auto samples = samples_of(golden().at("inputs"));
-  const auto backbone = model_of("t5_gated", 31);
+  const auto samples = test::samples_of(golden().at("inputs"));
+  const auto backbone = test::model_of("t5_gated", 31);
   const auto task =
       find_task("text_to_text").make(writing_config({{"max_new_tokens", 14}}));
   const auto texts =
       task->predict(*backbone, task->collate(samples, backbone->config()), {});
   for (std::size_t b = 0; b < texts.size(); ++b) {
     Sample written = samples[b];
-    written.target = texts[b].tokens;
+    written.target = texts[b].tokens.value();
     if (written.target.size() < 14) written.target.push_back(31);
     const LossTerms loss = task->loss(
         *backbone, task->collate({&written, 1}, backbone->config()), {});
@@ -215,7 +210,7 @@ TEST(Decoding, BadFieldsAreNamed) {
               HasSubstr("beams are not drawn"));
   EXPECT_THAT(refusal({{"metrics", {"rouge", "blue"}}}),
               testing::AllOf(HasSubstr("'blue'"), HasSubstr("bleu")));
-  const auto backbone = model_of("t5_tied", 1);
+  const auto backbone = test::model_of("t5_tied", 1);
   const auto task =
       find_task("text_to_text").make(writing_config({{"num_beams", 21}}));
   const std::vector<Sample> samples{sample(0, {5, 1}, 0, {1})};

@@ -2,9 +2,11 @@
 // it; of a sample that has a target (a prompt and what should follow) the
 // target's tokens alone. Within a sequence row t is asked for token t + 1, as
 // HF shifts its labels; the first token is asked of no row, nor of what a
-// method puts in front of it.
+// method puts in front of it. Text is written behind a prompt, which has to
+// have a token.
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,18 +14,32 @@
 #include "base/error.h"
 #include "ops/loss.h"
 #include "tasks/collate.h"
-#include "tasks/label_smoothing.h"
-#include "tasks/token_task.h"
+#include "tasks/writing_task.h"
 
 namespace thinwire {
 namespace {
 
-constexpr Field kFields[] = {kLabelSmoothing};
+// The prompts of these sequences, without their targets.
+BackboneInput prompts_of(const BackboneInput& in,
+                         const std::vector<std::size_t>& which) {
+  BackboneInput out;
+  std::vector<std::int64_t> tokens;
+  const auto* all = in.encoder.tokens.const_data_ptr<std::int64_t>();
+  for (const std::size_t b : which) {
+    const auto* first = all + in.encoder.layout.offsets[b];
+    tokens.insert(tokens.end(), first, first + in.prompts[b]);
+    out.prompts.push_back(in.prompts[b]);
+    out.sample_ids.push_back(in.sample_ids[b]);
+    out.tasks.push_back(in.tasks[b]);
+  }
+  out.encoder.layout = make_layout(out.prompts, out.sample_ids);
+  out.encoder.tokens = at::tensor(tokens, at::kLong);
+  return out;
+}
 
-class LanguageModel : public TokenTask {
+class LanguageModel : public WritingTask {
  public:
-  explicit LanguageModel(const TaskConfig& config)
-      : TokenTask(read_label_smoothing(config)) {}
+  using WritingTask::WritingTask;
 
   std::string_view kind() const override { return "lm"; }
   Answer answer() const override { return Answer::kLoss; }
@@ -54,6 +70,7 @@ class LanguageModel : public TokenTask {
       const std::size_t n = whole[i].input.size();
       const std::size_t prompt =
           samples[i].target.empty() ? 0 : samples[i].input.size();
+      in.prompts.push_back(static_cast<std::int64_t>(prompt));
       if (n < 2) {
         fail<UsageError>("sample {}: one token leaves nothing to predict",
                          whole[i].id);
@@ -81,11 +98,22 @@ class LanguageModel : public TokenTask {
 
   std::vector<Prediction> predict(Backbone& backbone, const BackboneInput& in,
                                   const ForwardContext& ctx) override {
-    const auto all = scores(backbone, in, ctx);
-    std::vector<Prediction> out(all.size());
-    for (std::size_t b = 0; b < out.size(); ++b) {
-      out[b].sample = in.sample_ids[b];
-      out[b].value = all[b].loss / static_cast<double>(all[b].tokens);
+    std::vector<std::size_t> prompted;
+    for (std::size_t b = 0; b < in.prompts.size(); ++b) {
+      if (in.prompts[b] > 0) prompted.push_back(b);
+    }
+    std::vector<Prediction> out(in.sample_ids.size());
+    if (prompted.size() < out.size()) {
+      const auto all = scores(backbone, in, ctx);
+      for (std::size_t b = 0; b < out.size(); ++b) {
+        out[b].sample = in.sample_ids[b];
+        out[b].value = all[b].loss / static_cast<double>(all[b].tokens);
+      }
+    }
+    if (prompted.empty()) return out;
+    auto texts = write(backbone, prompts_of(in, prompted), ctx);
+    for (std::size_t i = 0; i < prompted.size(); ++i) {
+      out[prompted[i]] = std::move(texts[i]);
     }
     return out;
   }
@@ -97,19 +125,23 @@ class LanguageModel : public TokenTask {
       tokens += row.label;
       likeliest += row.prediction;
     }
-    return {{"loss", r.loss},
-            {"perplexity", std::exp(r.loss)},
-            {"token_accuracy", likeliest / tokens}};
+    Metrics out{{"loss", r.loss},
+                {"perplexity", std::exp(r.loss)},
+                {"token_accuracy", likeliest / tokens}};
+    judged().add_to(out, rows);
+    return out;
   }
-  std::string_view main_metric() const override { return "loss"; }
+  std::string_view main_metric() const override {
+    return judged().any() ? judged().main_metric() : "loss";
+  }
 };
 
 }  // namespace
 
 const TaskInfo& lm_task() {
   static const TaskInfo kInfo = {
-      "lm", "the next token, or a target's tokens behind a prompt", kFields,
-      [](const TaskConfig& config) -> std::unique_ptr<Task> {
+      "lm", "the next token, or a target's tokens behind a prompt",
+      writing_fields(), [](const TaskConfig& config) -> std::unique_ptr<Task> {
         return std::make_unique<LanguageModel>(config);
       }};
   return kInfo;

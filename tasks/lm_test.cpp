@@ -15,7 +15,7 @@ using test::usage_error;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-const TaskConfig kConfig = {{"label_smoothing", 0.0}};
+const TaskConfig kConfig = test::writing_config({{"max_new_tokens", 4}});
 
 std::vector<std::int64_t> values(const at::Tensor& x) {
   const auto* p = x.const_data_ptr<std::int64_t>();
@@ -31,7 +31,66 @@ TEST(LanguageModel, EachRowIsAskedForTheNextTokenOfItsOwnText) {
   EXPECT_THAT(values(in.labels),
               ElementsAre(6, 1, -100, -100, -100, 3, 1, -100));
   EXPECT_THAT(in.encoder.layout.offsets, ElementsAre(0, 3, 8));
+  EXPECT_THAT(in.prompts, ElementsAre(0, 3));
   EXPECT_FALSE(in.decoder.tokens.defined());
+}
+
+TEST(LanguageModel, WritesBehindAPromptAndMeasuresPlainText) {
+  Fixture f("gpt2_lm", "lm", kConfig);
+  const auto predict = [&](const std::vector<Sample>& samples) {
+    return f.task->predict(*f.backbone, f.collate(samples), {});
+  };
+  const Sample text = sample(4, {5, 6, 1, 9});
+  const auto out = predict({sample(5, {7, 8, 9}, 0, {3, 1}), text,
+                            sample(6, {7}, 0, {8, 9, 3, 1}),
+                            sample(7, {7, 8, 9}, 0, {20, 30, 1})});
+  ASSERT_EQ(out.size(), 4u);
+  const std::vector<std::uint64_t> ids{5, 4, 6, 7};
+  for (std::size_t b = 0; b < 4; ++b) {
+    EXPECT_EQ(out[b].sample, ids[b]);
+  }
+  EXPECT_FALSE(out[1].tokens.has_value());
+  EXPECT_NEAR(out[1].value, predict({text})[0].value, 1e-6);
+  // What should follow is not read.
+  EXPECT_EQ(out[0].tokens, out[3].tokens);
+  EXPECT_NEAR(out[0].value, out[3].value, 1e-5);
+  // The likeliest of each row, the text's own tokens before it.
+  for (const std::size_t b : {std::size_t{0}, std::size_t{2}}) {
+    std::vector<std::int32_t> read =
+        b == 0 ? std::vector{7, 8, 9} : std::vector{7};
+    for (const std::int32_t token : out[b].tokens.value()) {
+      const at::Tensor logits =
+          f.task->logits(*f.backbone, f.collate({sample(1, read, 0, {1})}), {});
+      const auto last = static_cast<std::int64_t>(read.size()) - 1;
+      EXPECT_EQ(logits[last].argmax().item<std::int64_t>(), token);
+      read.push_back(token);
+    }
+    EXPECT_FALSE(out[b].tokens->empty());
+  }
+}
+
+TEST(LanguageModel, TextsAreJudgedBesideTheLoss) {
+  const auto task = find_task("lm").make(
+      test::writing_config({{"metrics", {"squad", "rouge"}}}));
+  EXPECT_TRUE(task->judges_texts());
+  EXPECT_EQ(task->main_metric(), "f1");
+  std::vector<EvalRow> rows(2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    rows[i] = {.sample = i,
+               .label = 4,
+               .prediction = 2,
+               .loss_sum = 6,
+               .loss_weight = 4};
+    const std::vector<std::string> references{"a red fox"};
+    rows[i].figures =
+        task->text_figures(i == 0 ? "a red fox" : "a red hen", references);
+  }
+  const Metrics m = task->metrics(rows);
+  EXPECT_EQ(m.at("loss"), 1.5);
+  EXPECT_EQ(m.at("token_accuracy"), 0.5);
+  EXPECT_EQ(m.at("exact_match"), 0.5);
+  EXPECT_NEAR(m.at("f1"), 0.75, 1e-12);  // SQuAD leaves "a" out
+  EXPECT_NEAR(m.at("rouge1"), 5.0 / 6, 1e-12);
 }
 
 TEST(LanguageModel, LossAndMetricsFollowTheLogits) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,11 +42,12 @@ struct EvalRow {
 // What `predict` writes for one sample.
 struct Prediction {
   std::uint64_t sample = 0;
-  // Class index, regression value, score of a text, or (lm) mean loss of a
-  // token.
+  // Class index, regression value, score of a written text, or (lm, of a text
+  // without a prompt) mean loss of a token.
   double value = 0;
-  std::vector<float> scores;         // classify: probabilities
-  std::vector<std::int32_t> tokens;  // text_to_text: generated ids
+  std::vector<float> scores;  // classify, choose: probabilities
+  // Of a text, written or (choose) chosen; none: there is no text.
+  std::optional<std::vector<std::int32_t>> tokens;
 };
 
 // What a prediction says of its sample: a class, with the probabilities of all;

@@ -1,6 +1,8 @@
 // Small helpers of the tests in this folder.
 #pragma once
 
+#include <ATen/ops/full.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +42,46 @@ inline TaskConfig writing_config(const TaskConfig& changes = {}) {
                        {"label_smoothing", 0.0}};
   if (!changes.is_null()) config.update(changes);
   return config;
+}
+
+inline std::unique_ptr<Task> writer_for(const Backbone& backbone,
+                                        const TaskConfig& changes) {
+  return find_task(backbone.config().decoder_only ? "lm" : "text_to_text")
+      .make(writing_config(changes));
+}
+
+// The target must not matter to what is written; it has to be there.
+inline std::vector<Sample> samples_of(const nlohmann::ordered_json& inputs) {
+  std::vector<Sample> out;
+  for (const auto& ids : inputs) {
+    out.push_back(
+        sample(out.size(), ids.get<std::vector<std::int32_t>>(), 0, {7, 1}));
+  }
+  return out;
+}
+
+// A golden model in which `eos` ends a text, its distributions over the next
+// token made more or less certain. config_folder: another one's configs.
+inline std::unique_ptr<Backbone> model_of(const std::string& name,
+                                          std::int64_t eos, double sharpen = 1,
+                                          std::string config_folder = {}) {
+  class Scale : public LinearAttachment {
+   public:
+    explicit Scale(at::Tensor scale) : scale_(std::move(scale)) {}
+    at::Tensor scale_out(const ForwardContext&) override { return scale_; }
+
+   private:
+    at::Tensor scale_;
+  };
+  const std::string folder = golden_path(name);
+  ModelConfig config =
+      read_model_config(config_folder.empty() ? folder : config_folder);
+  config.eos_id = eos;
+  auto backbone = make_backbone(config, *open_weights(folder, config));
+  backbone->attach(backbone->find_site(SiteKind::kLinear, "lm_head"),
+                   std::make_shared<Scale>(
+                       at::full({config.vocab_size}, sharpen, at::kFloat)));
+  return backbone;
 }
 
 // A task with its head on a golden model.

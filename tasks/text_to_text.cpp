@@ -3,22 +3,15 @@
 
 #include "base/error.h"
 #include "tasks/collate.h"
-#include "tasks/decoding.h"
-#include "tasks/generate.h"
-#include "tasks/judged_texts.h"
-#include "tasks/label_smoothing.h"
-#include "tasks/token_task.h"
+#include "tasks/writing_task.h"
 
 namespace thinwire {
 namespace {
 
-class TextToText : public TokenTask {
+class TextToText : public WritingTask {
  public:
   TextToText(std::string_view kind, const TaskConfig& config)
-      : TokenTask(read_label_smoothing(config)),
-        kind_(kind),
-        decoding_(read_decoding(config)),
-        judged_(config) {}
+      : WritingTask(config), kind_(kind) {}
 
   std::string_view kind() const override { return kind_; }
   Answer answer() const override { return Answer::kText; }
@@ -55,14 +48,7 @@ class TextToText : public TokenTask {
 
   std::vector<Prediction> predict(Backbone& backbone, const BackboneInput& in,
                                   const ForwardContext& ctx) override {
-    auto texts = generate(backbone, in, ctx, decoding_);
-    std::vector<Prediction> out(texts.size());
-    for (std::size_t b = 0; b < out.size(); ++b) {
-      out[b].sample = in.sample_ids[b];
-      out[b].value = texts[b].score;
-      out[b].tokens = std::move(texts[b].tokens);
-    }
-    return out;
+    return write(backbone, in, ctx);
   }
 
   Metrics metrics(std::span<const EvalRow> rows) const override {
@@ -71,39 +57,19 @@ class TextToText : public TokenTask {
     for (const double match : r.predictions) matches += match;
     Metrics out{{"exact_match", matches / static_cast<double>(rows.size())},
                 {"loss", r.loss}};
-    judged_.add_to(out, rows);
+    judged().add_to(out, rows);
     return out;
   }
   std::string_view main_metric() const override {
-    if (judged_.any()) return judged_.main_metric();
+    if (judged().any()) return judged().main_metric();
     return kind_ == "span_corruption" ? "loss" : "exact_match";
-  }
-
-  bool judges_texts() const override { return judged_.any(); }
-  std::vector<double> text_figures(
-      const std::string& text,
-      std::span<const std::string> references) const override {
-    return judged_.figures(text, references);
   }
 
  private:
   std::string_view kind_;
-  Decoding decoding_;
-  JudgedTexts judged_;
 };
 
 }  // namespace
-
-std::span<const Field> text_to_text_fields() {
-  static const auto kFields = [] {
-    std::vector<Field> out(decoding_fields().begin(), decoding_fields().end());
-    const auto more = judged_texts_fields();
-    out.insert(out.end(), more.begin(), more.end());
-    out.push_back(kLabelSmoothing);
-    return out;
-  }();
-  return kFields;
-}
 
 std::unique_ptr<Task> make_text_to_text(std::string_view kind,
                                         const TaskConfig& config) {
@@ -113,7 +79,7 @@ std::unique_ptr<Task> make_text_to_text(std::string_view kind,
 const TaskInfo& text_to_text_task() {
   static const TaskInfo kInfo = {
       "text_to_text", "text in, text out, by an encoder-decoder",
-      text_to_text_fields(), [](const TaskConfig& config) {
+      writing_fields(), [](const TaskConfig& config) {
         return make_text_to_text("text_to_text", config);
       }};
   return kInfo;

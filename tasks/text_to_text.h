@@ -11,6 +11,5 @@ namespace thinwire {
 // kind: text_to_text, or another task whose samples look the same.
 std::unique_ptr<Task> make_text_to_text(std::string_view kind,
                                         const TaskConfig& config);
-std::span<const Field> text_to_text_fields();
 
 }  // namespace thinwire

@@ -20,6 +20,7 @@ TokenStreams::TokenStreams(Backbone& backbone, const BackboneInput& in,
     : backbone_(backbone),
       in_(in),
       ctx_(ctx),
+      most_(most),
       cache_(in.encoder.layout.batch()) {
   const std::size_t batch = in.sample_ids.size();
   THINWIRE_ASSERT(in.encoder.layout.batch() == static_cast<std::int64_t>(batch),
@@ -31,22 +32,28 @@ TokenStreams::TokenStreams(Backbone& backbone, const BackboneInput& in,
   const auto& offsets = in.encoder.layout.offsets;
   const auto* tokens = in.encoder.tokens.const_data_ptr<std::int64_t>();
   for (std::size_t b = 0; b < batch; ++b) {
-    Stream stream{b, {config.decoder_start_id}};
+    Stream stream{b, {config.generation_start_id}};
     if (!has_encoder(backbone)) {
       stream.tokens.assign(tokens + offsets[b], tokens + offsets[b + 1]);
-    }
-    const auto prompt = static_cast<std::int64_t>(stream.tokens.size());
-    // The last token is not read again.
-    if (config.max_positions > 0 && prompt + most - 1 > config.max_positions) {
-      fail<UsageError>(
-          "task.max_new_tokens: {} new tokens behind the {} of sample {} are "
-          "more than the {} positions of this {}",
-          most, prompt, in.sample_ids[b], config.max_positions,
-          config.architecture);
     }
     streams_.push_back(std::move(stream));
   }
   ctx_.cache = &cache_;
+}
+
+void TokenStreams::check_room(const std::vector<std::int64_t>& last) const {
+  const ModelConfig& config = backbone_.config();
+  for (std::size_t s = 0; s < last.size() && config.max_positions > 0; ++s) {
+    // The last new token is not read again.
+    const std::int64_t taken = last[s] + 1;
+    if (taken + most_ - 1 <= config.max_positions) continue;
+    fail<UsageError>(
+        "task.max_new_tokens: {} new tokens behind the {} of sample {} (what "
+        "methods put in front included) are more than the {} positions of "
+        "this {}",
+        most_, taken, in_.sample_ids[streams_[s].input], config.max_positions,
+        config.architecture);
+  }
 }
 
 std::vector<std::uint64_t> TokenStreams::samples() const {
@@ -93,6 +100,7 @@ at::Tensor TokenStreams::next_logits() {
        std::span(rows.const_data_ptr<std::int64_t>(), last.size())) {
     at.push_back(positions[row]);
   }
+  if (first) check_room(at);
   const Layout ends = make_layout(std::vector<std::int64_t>(last.size(), 1),
                                   step.sample_ids, at);
   ForwardContext ctx = ctx_;

@@ -24,13 +24,14 @@ class TokenStreams {
   // One stream per sequence of the batch: behind the start token, with the
   // encoder's output in reach; in a decoder-only model behind the sequence
   // itself. The backbone and the input must outlive it. most: new tokens that
-  // may come; UsageError where the model has no positions for them.
+  // may come.
   TokenStreams(Backbone& backbone, const BackboneInput& in,
                const ForwardContext& ctx, std::int64_t most);
 
   const std::vector<Stream>& streams() const { return streams_; }
   // fp32 [S, V] on the CPU, of each stream's next token. Once between two
-  // go_on().
+  // go_on(). The first throws UsageError where the model has no positions for
+  // all that may come.
   at::Tensor next_logits();
   // Stream i goes on from what stream from[i] was, by tokens[i]; the others
   // end (KvCache::select() has the order).
@@ -39,10 +40,13 @@ class TokenStreams {
 
  private:
   std::vector<std::uint64_t> samples() const;
+  // last: each stream's position now.
+  void check_room(const std::vector<std::int64_t>& last) const;
 
   Backbone& backbone_;
   const BackboneInput& in_;
   ForwardContext ctx_;
+  std::int64_t most_;
   BackboneOutput memory_;
   KvCache cache_;
   std::vector<Stream> streams_;

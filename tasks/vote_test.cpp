@@ -73,7 +73,7 @@ TEST(VoteOnTexts, MostWinWhateverTheirScores) {
   const Members members{writes({4}, -0.5), writes({4, 5}, -8), writes({}, -1),
                         writes({4, 5}, -2)};
   const Vote v = vote(Answer::kText, members);
-  EXPECT_THAT(v.answer.tokens, ElementsAre(4, 5));
+  EXPECT_THAT(v.answer.tokens.value(), ElementsAre(4, 5));
   EXPECT_EQ(v.answer.value, -5);
   EXPECT_EQ(v.member, 1u);
   EXPECT_EQ(v.votes, 2);
@@ -82,9 +82,10 @@ TEST(VoteOnTexts, MostWinWhateverTheirScores) {
 TEST(VoteOnTexts, EqualVotesGoToTheHigherSummedScore) {
   const Members members{writes({4}, -1), writes({5}, -3), writes({4}, -8),
                         writes({5}, -2), writes({6}, 0)};
-  EXPECT_THAT(vote(Answer::kText, members).answer.tokens, ElementsAre(5));
+  EXPECT_THAT(vote(Answer::kText, members).answer.tokens.value(),
+              ElementsAre(5));
   const Members equal{writes({4}, -1), writes({5}, -1)};
-  EXPECT_THAT(vote(Answer::kText, equal).answer.tokens, ElementsAre(4));
+  EXPECT_THAT(vote(Answer::kText, equal).answer.tokens.value(), ElementsAre(4));
 }
 
 TEST(Vote, OneAloneIsItself) {

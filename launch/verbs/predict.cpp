@@ -1,4 +1,5 @@
 // thinwire predict: labels, values or text for every sample of a folder.
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -18,13 +19,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// A text that was written, not one of several answers.
+bool is_written(const Prediction& p) {
+  return p.tokens.has_value() && p.scores.empty();
+}
+
 // decoder: of texts.
 Json line_of(const Prediction& p, const ShardIndex& index,
              const TextDecoder* decoder) {
   Json json = {{"id", p.sample}};
-  if (decoder != nullptr) {
-    json["text"] = decoder->text(p.tokens);
-    json["tokens"] = p.tokens;
+  if (is_written(p)) {
+    json["text"] = decoder->text(*p.tokens);
+    json["tokens"] = *p.tokens;
     json["score"] = p.value;
     return json;
   }
@@ -46,8 +52,8 @@ void write_lines(const std::string& path, const std::vector<Vote>& votes,
     fail<IoError>("--output {}: cannot write: {}", path, std::strerror(errno));
   }
   std::optional<TextDecoder> decoder;
-  const Answer answer = saved.open.task->answer();
-  if (answer == Answer::kText) {
+  if (std::ranges::any_of(
+          votes, [](const Vote& vote) { return is_written(vote.answer); })) {
     decoder.emplace(
         (std::filesystem::path(folder.path()) / "vocab.json").string());
   }
@@ -55,7 +61,8 @@ void write_lines(const std::string& path, const std::vector<Vote>& votes,
   for (const Vote& vote : votes) {
     Json json =
         line_of(vote.answer, folder.index(), decoder ? &*decoder : nullptr);
-    if (saved.deltas.size() > 1 && answer != Answer::kValue) {
+    if (saved.deltas.size() > 1 &&
+        saved.open.task->answer() != Answer::kValue) {
       json["votes"] = vote.votes;
     }
     const std::string line =
@@ -105,9 +112,10 @@ constexpr VerbOption kOptions[] = {
 constexpr Verb kPredictVerb{
     "predict", "labels, values or text as JSON lines",
     "One line per sample, in the order of the shards: id, label, name and\n"
-    "scores; value; or text, tokens and score. Text is made of the likeliest\n"
-    "tokens, or as overrides say (names of HF's generate; "
-    "docs/generation.md):\n"
+    "scores; value; or text, tokens and score. A language model goes on from\n"
+    "a sample's prompt; of text without one the value is the mean loss of a\n"
+    "token. Text is made of the likeliest tokens, or as overrides say (names\n"
+    "of HF's generate; docs/generation.md):\n"
     "  task.num_beams=4      beam search; length_penalty, early_stopping\n"
     "  task.do_sample=true   drawn; top_p, top_k, temperature, sample_seed\n"
     "  max_new_tokens, min_new_tokens, no_repeat_ngram_size with any of them\n"

@@ -1,54 +1,77 @@
-"""Golden text: HF's generate() on the models of make_bart.py and make_t5.py.
-
-Random models repeat one token and seldom end, so each case lets some of the
-model's favourite tokens end a text, and sharpens the distributions by a factor
-on the output matrix (`sharpen`; the tied model's embeddings are untied for it).
-"""
+"""Golden text: HF's generate() on the models of make_bart.py, make_gpt2.py and
+make_t5.py."""
 
 import json
+import pathlib
+import shutil
+import tempfile
 
 import torch
 import transformers
 from transformers.generation import logits_process
 
+import common_generate
 from common import HERE
+from common_generate import load, write
 
 torch.set_num_threads(1)
-INPUTS = (5, 1, 9, 3, 12, 7, 2, 4)
-
-
-def load(name, sharpen):
-    kind = (transformers.BartForConditionalGeneration if name.startswith("bart")
-            else transformers.T5ForConditionalGeneration)
-    model = kind.from_pretrained(
-        HERE / name, attn_implementation="eager").eval()
-    with torch.no_grad():
-        # A parameter of its own: the embeddings stay as they are.
-        model.lm_head.weight = torch.nn.Parameter(
-            model.lm_head.weight.detach() * sharpen)
-    return model
 
 
 def inputs():
-    g = torch.Generator().manual_seed(3)
-    return [torch.randint(2, 41, (n,), generator=g).tolist() for n in INPUTS]
+    return common_generate.inputs((5, 1, 9, 3, 12, 7, 2, 4))
 
 
 def case(name, eos, sharpen=1.0, **how):
-    model, texts, scores = load(name, sharpen), [], []
     how = {"max_new_tokens": 14, **how}
-    for ids in inputs():
-        made = model.generate(
-            torch.tensor([ids]), do_sample=False, eos_token_id=eos,
-            return_dict_in_generate=True, output_scores=True, **how)
-        if how.get("num_beams", 1) > 1:
-            scores.append(made.sequences_scores.item())
-        text = made.sequences[0, 1:].tolist()  # without the start token
-        texts.append(text[:text.index(eos)] if eos in text else text)
+    texts, scores = write(load(name, sharpen), inputs(), eos, how)
     print(name, eos, how, [len(text) for text in texts],
           len({t for text in texts for t in text}))
     return {"model": name, "eos": eos, "sharpen": sharpen, "config": how,
             "outputs": texts, "scores": scores}
+
+
+def own_case(name, eos, sharpen, changes=None, generation=None, **how):
+    """Of a model with another config.json and a generation_config.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        shutil.copy(HERE / name / "model.safetensors", path)
+        config = json.loads((HERE / name / "config.json").read_text())
+        config = {k: v for k, v in {**config, **(changes or {})}.items()
+                  if v != "absent"}
+        (path / "config.json").write_text(json.dumps(config))
+        if generation is not None:
+            (path / "generation_config.json").write_text(
+                json.dumps(generation))
+        how = {"max_new_tokens": 6, **how}
+        texts, scores = write(load(name, sharpen, path), inputs(), eos, how)
+    print(name, eos, changes, generation, how, texts)
+    return {"model": name, "eos": eos, "sharpen": sharpen, "config": how,
+            "model_config": config, "generation_config": generation,
+            "outputs": texts, "scores": scores}
+
+
+def own_cases():
+    forced = {"forced_bos_token_id": 5, "forced_eos_token_id": 36}
+    start = {"decoder_start_token_id": 7}
+    for how in (
+        {},
+        {"num_beams": 3},
+        {"num_beams": 4, "length_penalty": 2.0, "no_repeat_ngram_size": 1},
+        {"max_new_tokens": 1},
+        {"num_beams": 2, "max_new_tokens": 2, "min_new_tokens": 2},
+    ):
+        yield own_case("bart_text", 36, 0.3, forced, **how)
+        yield own_case("bart_text", 36, 0.3, {}, {**start, **forced}, **how)
+    # generation_config.json stands in place of what config.json says, and a
+    # first token in place of a start.
+    yield own_case("bart_text", 36, 0.3, forced, start)
+    yield own_case("bart_text", 36, 0.3, forced, {"bos_token_id": 9})
+    # The forced token need not end the text.
+    yield own_case("bart_text", 36, 0.3, {"forced_eos_token_id": 8})
+    yield own_case("bart_text", 36, 0.3, {"forced_eos_token_id": "absent"})
+    yield own_case("bart_text", 36, 0.3, {"decoder_start_token_id": "absent"})
+    yield own_case("t5_gated", 31, 0.5, {}, {**start, **forced}, num_beams=2)
+    yield own_case("gpt2_lm", 36, 0.5, {}, forced, num_beams=2)
 
 
 def cases():
@@ -74,6 +97,18 @@ def cases():
     for how in ({}, {"num_beams": 3}, {"num_beams": 4, "length_penalty": 2.0}):
         yield case("bart_bare", 23, **how)
         yield case("bart_text", 36, sharpen=0.3, **how)
+    for how in (
+        {},
+        {"no_repeat_ngram_size": 1},
+        {"no_repeat_ngram_size": 2, "min_new_tokens": 4},
+        {"num_beams": 2},
+        {"num_beams": 4, "early_stopping": True},
+        {"num_beams": 3, "length_penalty": 2.0},
+        {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 3},
+    ):
+        # The longest prompt has 12 of 19 positions.
+        yield case("gpt2_lm", 36, sharpen=0.5, max_new_tokens=8, **how)
+    yield from own_cases()
 
 
 def kept(logits, temperature, top_k, top_p):

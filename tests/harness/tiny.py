@@ -227,15 +227,27 @@ def lm_shards(split):
     with open(table, "w", encoding="utf-8") as f:
         f.write("prompt\tanswer\n")
         for text, label in _rows(count, seed):
-            f.write(f"{text}\tis {WORDS[label]}\n")
+            f.write(f"{text}\t{WORDS[LABELS]} {WORDS[label]}\n")
     return prepare(os.path.join(folder(), f"lm-{split}"), "--task", "lm",
                    "--input", table, "--columns", "prompt,answer",
                    "--max-target-tokens", "12")
 
 
+@functools.cache
+def plain_text_shards():
+    """Texts without a prompt: the folder, and how many words each has."""
+    texts = [text for text, _ in _rows(20, 8)]
+    table = os.path.join(folder(), "plain.tsv")
+    with open(table, "w", encoding="utf-8") as f:
+        f.write("\n".join(["text", *texts]) + "\n")
+    shards = prepare(os.path.join(folder(), "plain"), "--task", "lm",
+                     "--input", table)
+    return shards, [len(text.split()) for text in texts]
+
+
 def gpt2_sections():
     """Sections that turn config() into a GPT-2 on prompts and answers."""
     return {"model": {"config": gpt2_config(), "seed": 3},
-            "task": {"kind": "lm"},
+            "task": {"kind": "lm", "max_new_tokens": 8},
             "data": {"train": lm_shards("train"), "eval": lm_shards("eval"),
                      "batch_size": 8}}

@@ -12,11 +12,13 @@ class LanguageModel(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tiny.fresh_output("lm")
+        sections = tiny.gpt2_sections()
+        sections["task"]["metrics"] = ["squad"]
         cls.config = tiny.config(
             "lm", cls.folder, peft=[{"method": "full"}],
             train={"steps": 60, "lr": 5e-3, "eval_every": 30,
                    "eval_at_start": True, "checkpoint_every": 30},
-            **tiny.gpt2_sections())
+            **sections)
         cls.result = jobs.run(["train", cls.config], 2)
         assert cls.result.status == 0, cls.result.err
 
@@ -25,11 +27,17 @@ class LanguageModel(unittest.TestCase):
         self.assertEqual(result.status, 0, result.err)
         return result.out
 
+    def predict(self, *arguments):
+        delta = os.path.join(self.folder, "checkpoints", "step-60")
+        out = self.ok("predict", self.config, "--delta", delta, *arguments)
+        return [json.loads(line) for line in out.splitlines()]
+
     def test_training_learns(self):
         evals = [e["metrics"] for e in jobs.metrics(self.folder, "eval")]
         for metrics in evals:
             self.assertEqual(set(metrics),
-                             {"loss", "perplexity", "token_accuracy"})
+                             {"loss", "perplexity", "token_accuracy",
+                              "exact_match", "f1"})
             self.assertAlmostEqual(metrics["perplexity"] /
                                    math.exp(metrics["loss"]), 1, places=5)
         self.assertLess(evals[-1]["loss"], 0.5 * evals[0]["loss"])
@@ -49,11 +57,57 @@ class LanguageModel(unittest.TestCase):
         last = jobs.metrics(self.folder, "eval")[-1]["metrics"]
         for name, value in last.items():
             self.assertAlmostEqual(out["metrics"][name], value, places=4)
-        lines = self.ok("predict", self.config, "--delta", delta).splitlines()
-        values = [json.loads(line)["value"] for line in lines]
-        self.assertEqual(len(values), 60)
-        # All answers are equally long.
-        self.assertAlmostEqual(sum(values) / 60, last["loss"], places=4)
+        path = os.path.join(tiny.folder(), "lm-eval.tsv")
+        with open(path, encoding="utf-8") as f:
+            answers = [line.rstrip("\n").split("\t")[1] for line in f][1:]
+        lines = self.predict()
+        self.assertEqual([line["id"] for line in lines], list(range(60)))
+        right = sum(line["text"] == answer
+                    for line, answer in zip(lines, answers))
+        self.assertAlmostEqual(right / 60, last["exact_match"])
+        self.assertGreater(right, 20)
+        self.assertGreaterEqual(last["f1"], last["exact_match"])
+
+    def test_text_is_chosen_as_the_fields_say(self):
+        greedy = self.predict()
+        for line in greedy:
+            self.assertEqual(set(line), {"id", "text", "tokens", "score"})
+            self.assertLessEqual(len(line["tokens"]), 8)
+            self.assertLess(line["score"], 0)
+        beams = self.predict("task.num_beams=4", "task.length_penalty=0")
+        # The score of a beam is then the text's log-probability, too.
+        better = [b["score"] - a["score"] for a, b in zip(greedy, beams)]
+        self.assertGreater(sum(better), 0)
+        same = [a["score"] - b["score"] for a, b in zip(greedy, beams)
+                if a["tokens"] == b["tokens"]]
+        self.assertGreater(len(same), 0)
+        for difference in same:
+            self.assertAlmostEqual(difference, 0, places=4)
+        drawn = self.predict("task.do_sample=true", "task.top_p=0.95")
+        self.assertNotEqual([a["text"] for a in drawn],
+                            [a["text"] for a in greedy])
+        for line in self.predict("task.max_new_tokens=2"):
+            self.assertEqual(len(line["tokens"]), 2)
+        result = jobs.run(["predict", self.config, "task.max_new_tokens=46"])
+        self.assertEqual(result.status, 2, result.err)
+        self.assertIn("46 new tokens behind the", result.err)
+
+    def test_of_plain_text_the_mean_loss_is_predicted(self):
+        shards, words = tiny.plain_text_shards()
+        lines = self.predict("--data", shards)
+        self.assertEqual(set(lines[0]), {"id", "value"})
+        # The tokens but the first: [CLS], words, [SEP], </s>.
+        tokens = [n + 2 for n in words]
+        mean = sum(line["value"] * n for line, n in zip(lines, tokens))
+        delta = os.path.join(self.folder, "checkpoints", "step-60")
+        common = ["eval", self.config, "--json", "--delta", delta, "--data",
+                  shards]
+        out = json.loads(self.ok(*common, "task.metrics=null"))
+        self.assertAlmostEqual(mean / sum(tokens), out["metrics"]["loss"],
+                               places=4)
+        result = jobs.run(common)
+        self.assertEqual(result.status, 2, result.err)
+        self.assertIn("has no references", result.err)
 
     def test_inspect(self):
         text = self.ok("inspect", self.config)
