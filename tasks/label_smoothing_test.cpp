@@ -34,7 +34,7 @@ std::vector<Case> cases() {
            {sample(1, {5, 6, 7}, 2), sample(2, {9, 3}, 0)}},
           {"t5_tied", "text_to_text", test::writing_config(), texts},
           {"t5_gated", "span_corruption", test::writing_config(), texts},
-          {"gpt2_lm", "lm", TaskConfig::object(), texts}};
+          {"gpt2_lm", "lm", test::writing_config(), texts}};
 }
 
 TEST(LabelSmoothing, IsTorchsAndOfTrainingAlone) {
