@@ -24,15 +24,17 @@ def folder():
     return path
 
 
-def _write_tokenizer(path):
+def _write_tokenizer(path, framed=True):
+    """framed: as BERT's, [CLS] and [SEP] around every text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     vocab = {w: i for i, w in enumerate(SPECIAL + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    if framed:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     tokenizer.save(os.path.join(path, "tokenizer.json"))
     with open(os.path.join(path, "tokenizer_config.json"), "w",
               encoding="utf-8") as f:
@@ -130,9 +132,9 @@ def _rows(count, seed):
         yield " ".join(words), label
 
 
-def prepare(output, *arguments):
+def prepare(output, *arguments, tokenizer=None):
     subprocess.run([jobs.PYTHON, os.path.join(jobs.ROOT, "data/prepare.py"),
-                    "--tokenizer", bert(), "--output", output,
+                    "--tokenizer", tokenizer or bert(), "--output", output,
                     "--max-tokens", "32", *arguments],
                    check=True, stdout=subprocess.DEVNULL)
     return output
@@ -220,6 +222,14 @@ def gpt2_config():
 
 
 @functools.cache
+def gpt2_tokenizer():
+    path = os.path.join(folder(), "gpt2-tokenizer")
+    os.mkdir(path)
+    _write_tokenizer(path, framed=False)
+    return path
+
+
+@functools.cache
 def lm_shards(split):
     """Prompts whose class shows in one word, and that class behind them."""
     count, seed = {"train": (400, 6), "eval": (60, 7)}[split]
@@ -230,7 +240,7 @@ def lm_shards(split):
             f.write(f"{text}\t{WORDS[LABELS]} {WORDS[label]}\n")
     return prepare(os.path.join(folder(), f"lm-{split}"), "--task", "lm",
                    "--input", table, "--columns", "prompt,answer",
-                   "--max-target-tokens", "12")
+                   "--max-target-tokens", "12", tokenizer=gpt2_tokenizer())
 
 
 @functools.cache
@@ -241,7 +251,7 @@ def plain_text_shards():
     with open(table, "w", encoding="utf-8") as f:
         f.write("\n".join(["text", *texts]) + "\n")
     shards = prepare(os.path.join(folder(), "plain"), "--task", "lm",
-                     "--input", table)
+                     "--input", table, tokenizer=gpt2_tokenizer())
     return shards, [len(text.split()) for text in texts]
 
 
