@@ -156,15 +156,15 @@ def main():
     runs = json.loads(read(RESULTS))["runs"] if os.path.exists(RESULTS) else []
     runs = [r for r in runs if os.path.exists(config_path(r["name"])) and
             r["config"] == config_text(r["name"])]
+    made = set()  # of other runs' deltas: never those of another config
     for name in names:
         for seed in map(int, args.seeds.split(",")):
             if any(r["name"] == name and r["seed"] == seed for r in runs):
                 continue
-            for source in sources_of(name):
-                folder = os.path.join(RUNS, source)
-                if not os.path.exists(os.path.join(folder, "best")):
-                    print(f"{source}, for {name}", flush=True)
-                    run(source, 1, folder)
+            for source in set(sources_of(name)) - made:
+                print(f"{source}, for {name}", flush=True)
+                run(source, 1, os.path.join(RUNS, source))
+                made.add(source)
             print(f"{name}, seed {seed}", flush=True)
             runs.append(run(name, seed, os.path.join(RUNS, f"{name}-{seed}")))
             print(f"  {runs[-1]['before']:.3f} -> {runs[-1]['after']:.3f}",
