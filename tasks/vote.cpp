@@ -29,8 +29,7 @@ std::vector<Party> parties_of(std::span<const Prediction> members,
 }
 
 // Of the largest party, the first of the highest score.
-Vote win(const std::vector<Party>& parties,
-         std::span<const Prediction> members) {
+const Party& winner(const std::vector<Party>& parties) {
   const auto strength = [](const Party& party) {
     return std::tuple(party.members.size(), party.score);
   };
@@ -38,8 +37,12 @@ Vote win(const std::vector<Party>& parties,
   for (const Party& party : parties) {
     if (strength(party) > strength(*best)) best = &party;
   }
-  const std::size_t first = best->members.front();
-  return {members[first], first, std::ssize(best->members)};
+  return *best;
+}
+
+Vote vote_for(const Party& party, std::span<const Prediction> members) {
+  const std::size_t first = party.members.front();
+  return {members[first], first, std::ssize(party.members)};
 }
 
 Vote vote_class(std::span<const Prediction> members) {
@@ -58,7 +61,7 @@ Vote vote_class(std::span<const Prediction> members) {
     const Prediction& says = members[party.members.front()];
     party.score = sums.at(static_cast<std::size_t>(says.value));
   }
-  Vote out = win(parties, members);
+  Vote out = vote_for(winner(parties), members);
   for (std::size_t c = 0; c < classes; ++c) {
     out.answer.scores[c] =
         static_cast<float>(sums[c] / static_cast<double>(members.size()));
@@ -83,10 +86,9 @@ Vote vote_text(std::span<const Prediction> members) {
     for (const std::size_t m : party.members) party.score += members[m].value;
     party.score /= static_cast<double>(party.members.size());
   }
-  Vote out = win(parties, members);
-  for (const Party& party : parties) {
-    if (party.members.front() == out.member) out.answer.value = party.score;
-  }
+  const Party& best = winner(parties);
+  Vote out = vote_for(best, members);
+  out.answer.value = best.score;
   return out;
 }
 
