@@ -40,15 +40,6 @@ void for_members(Ensemble& ensemble, const EvalOptions& options, const F& f) {
   }
 }
 
-EvalRecord record_of(const Task& task, std::span<const EvalRow> rows,
-                     double milliseconds) {
-  EvalRecord record;
-  record.metrics = task.metrics(rows);
-  record.samples = std::ssize(rows);
-  record.seconds = milliseconds / 1000;
-  return record;
-}
-
 struct FolderRecords {
   EvalRecord vote;
   std::vector<EvalRecord> members;
@@ -79,14 +70,14 @@ FolderRecords evaluate_folder(Communicator& comm, Backbone& backbone,
       rows[i].push_back(std::move(answers[i].row));
       predictions[i].push_back(std::move(answers[i].prediction));
     }
-    out.members.push_back(record_of(task, own_rows, own.total()));
+    out.members.push_back(record_of(task, own_rows, own.total() / 1000));
   });
   std::vector<EvalRow> voted;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Vote winner = vote(task.answer(), predictions[i]);
     voted.push_back(voted_row(task.answer(), winner, rows[i]));
   }
-  out.vote = record_of(task, voted, watch.total());
+  out.vote = record_of(task, voted, watch.total() / 1000);
   return out;
 }
 

@@ -208,6 +208,15 @@ std::vector<Row> over_batches(Communicator& comm, Backbone& backbone,
 
 }  // namespace
 
+EvalRecord record_of(const Task& task, std::span<const EvalRow> rows,
+                     double seconds) {
+  EvalRecord record;
+  record.metrics = task.metrics(rows);
+  record.samples = std::ssize(rows);
+  record.seconds = seconds;
+  return record;
+}
+
 EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
                     const ShardFolder& folder, const EvalOptions& options) {
   const auto begin = Clock::now();
@@ -223,11 +232,7 @@ EvalRecord evaluate(Communicator& comm, Backbone& backbone, Task& task,
         }
         return out;
       });
-  EvalRecord record;
-  record.metrics = task.metrics(rows);
-  record.samples = static_cast<std::int64_t>(rows.size());
-  record.seconds = seconds_since(begin);
-  return record;
+  return record_of(task, rows, seconds_since(begin));
 }
 
 std::vector<Prediction> predict(Communicator& comm, Backbone& backbone,

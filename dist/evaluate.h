@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "dist/trainer.h"
 
@@ -15,6 +16,10 @@ struct EvalOptions {
   std::int64_t samples = 0;  // the first so many in storage order; 0: all
   std::function<void(std::int64_t done, std::int64_t of)> progress;
 };
+
+// Of gathered rows; without step, split and task.
+EvalRecord record_of(const Task& task, std::span<const EvalRow> rows,
+                     double seconds);
 
 // Rank r evaluates every P-th batch of the storage order; rows are gathered.
 // Blocks on all ranks; an error on one rank is raised on all.
