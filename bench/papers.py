@@ -84,7 +84,8 @@ def run(name, seed, folder):
     # Of several tasks the last line is of all together.
     evals = [l["metrics"] for l in lines
              if l["event"] == "eval" and "task" not in l]
-    metric = "average" if "average" in evals[-1] else "accuracy"
+    metric = next(m for m in ("average", "accuracy", "exact_match")
+                  if m in evals[-1])
     steps = sorted(l["step_ms"] for l in lines if l["event"] == "step")
     return dict(name=name, seed=seed, config=config_text(name), metric=metric,
                 before=evals[0][metric], after=evals[-1][metric],
