@@ -19,6 +19,19 @@ std::uint32_t order_bits(float score) {
   return bits == 0x80000000u ? 0 : bits;
 }
 
+// The same, or, for the smallest, the other way round.
+class Order {
+ public:
+  explicit Order(Extreme which)
+      : flip_(which == Extreme::kSmallest ? 0x7fffffffu : 0) {}
+  std::uint32_t operator()(float score) const {
+    return order_bits(score) ^ flip_;
+  }
+
+ private:
+  std::uint32_t flip_;
+};
+
 struct Histogram {
   std::vector<std::int64_t> counts = std::vector<std::int64_t>(1 << 16);
 
@@ -32,20 +45,20 @@ struct Histogram {
 };
 
 template <class Index>
-at::Tensor collect(const at::Tensor& scores, std::uint32_t threshold,
-                   std::int64_t& ties) {
+at::Tensor collect(const at::Tensor& scores, Order order,
+                   std::uint32_t threshold, std::int64_t& ties) {
   const auto* x = scores.const_data_ptr<float>();
   const std::int64_t n = scores.numel();
   std::int64_t count = 0, ties_left = ties;
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint32_t bits = order_bits(x[i]);
+    const std::uint32_t bits = order(x[i]);
     if (bits > threshold || (bits == threshold && ties_left-- > 0)) ++count;
   }
   at::Tensor out = at::empty(
       {count}, at::TensorOptions().dtype(c10::CppTypeToScalarType<Index>()));
   auto* index = out.template mutable_data_ptr<Index>();
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint32_t bits = order_bits(x[i]);
+    const std::uint32_t bits = order(x[i]);
     if (bits < threshold) continue;
     if (bits == threshold) {
       if (ties == 0) continue;
@@ -56,24 +69,24 @@ at::Tensor collect(const at::Tensor& scores, std::uint32_t threshold,
   return out;
 }
 
-void count_high_halves(const at::Tensor& scores, std::size_t which,
+void count_high_halves(const at::Tensor& scores, std::size_t which, Order order,
                        Histogram& high) {
   const auto* x = scores.const_data_ptr<float>();
   for (std::int64_t i = 0; i < scores.numel(); ++i) {
-    const std::uint32_t bits = order_bits(x[i]);
-    if (bits >= kInfinity) {
+    if (order_bits(x[i]) >= kInfinity) {
       fail<UsageError>(
           "score {} of tensor {} is {}; scores must be finite and not negative",
           i, which, x[i]);
     }
-    ++high.counts[bits >> 16];
+    ++high.counts[order(x[i]) >> 16];
   }
 }
 
 }  // namespace
 
 std::vector<at::Tensor> top_k_indices(std::span<const at::Tensor> scores,
-                                      std::int64_t k) {
+                                      std::int64_t k, Extreme which) {
+  const Order order(which);
   std::int64_t total = 0;
   for (const at::Tensor& s : scores) {
     THINWIRE_ASSERT(s.scalar_type() == at::kFloat && s.is_contiguous(),
@@ -87,7 +100,7 @@ std::vector<at::Tensor> top_k_indices(std::span<const at::Tensor> scores,
 
   Histogram high;
   for (std::size_t t = 0; t < scores.size(); ++t) {
-    count_high_halves(scores[t], t, high);
+    count_high_halves(scores[t], t, order, high);
   }
   // Nothing orders above this, so k = 0 collects nothing.
   std::uint32_t threshold = std::numeric_limits<std::uint32_t>::max();
@@ -98,7 +111,7 @@ std::vector<at::Tensor> top_k_indices(std::span<const at::Tensor> scores,
     for (const at::Tensor& s : scores) {
       const auto* x = s.const_data_ptr<float>();
       for (std::int64_t i = 0; i < s.numel(); ++i) {
-        const std::uint32_t bits = order_bits(x[i]);
+        const std::uint32_t bits = order(x[i]);
         if (bits >> 16 == top) ++low.counts[bits & 0xffff];
       }
     }
@@ -109,8 +122,8 @@ std::vector<at::Tensor> top_k_indices(std::span<const at::Tensor> scores,
   out.reserve(scores.size());
   for (const at::Tensor& s : scores) {
     out.push_back(s.numel() > std::numeric_limits<std::int32_t>::max()
-                      ? collect<std::int64_t>(s, threshold, ties)
-                      : collect<std::int32_t>(s, threshold, ties));
+                      ? collect<std::int64_t>(s, order, threshold, ties)
+                      : collect<std::int32_t>(s, order, threshold, ties));
   }
   return out;
 }

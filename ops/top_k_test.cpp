@@ -15,9 +15,9 @@ namespace {
 
 using test::normal;
 
-// By a full sort of (score descending, position ascending).
+// By a full sort of (score descending or ascending, position ascending).
 std::vector<std::vector<std::int64_t>> by_sort(
-    const std::vector<at::Tensor>& scores, std::int64_t k) {
+    const std::vector<at::Tensor>& scores, std::int64_t k, Extreme which) {
   std::vector<std::pair<float, std::pair<std::size_t, std::int64_t>>> all;
   for (std::size_t t = 0; t < scores.size(); ++t) {
     const auto* x = scores[t].const_data_ptr<float>();
@@ -25,8 +25,8 @@ std::vector<std::vector<std::int64_t>> by_sort(
       all.push_back({x[i], {t, i}});
     }
   }
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
-    return a.first > b.first;
+  std::stable_sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
+    return which == Extreme::kLargest ? a.first > b.first : a.first < b.first;
   });
   std::vector<std::vector<std::int64_t>> out(scores.size());
   for (std::int64_t i = 0; i < k; ++i) {
@@ -37,9 +37,10 @@ std::vector<std::vector<std::int64_t>> by_sort(
   return out;
 }
 
-void expect_same(const std::vector<at::Tensor>& scores, std::int64_t k) {
-  const auto want = by_sort(scores, k);
-  const std::vector<at::Tensor> got = top_k_indices(scores, k);
+void expect_same(const std::vector<at::Tensor>& scores, std::int64_t k,
+                 Extreme which) {
+  const auto want = by_sort(scores, k, which);
+  const std::vector<at::Tensor> got = top_k_indices(scores, k, which);
   ASSERT_EQ(got.size(), scores.size());
   for (std::size_t t = 0; t < got.size(); ++t) {
     ASSERT_EQ(got[t].scalar_type(), at::kInt);
@@ -47,6 +48,11 @@ void expect_same(const std::vector<at::Tensor>& scores, std::int64_t k) {
     EXPECT_EQ(std::vector<std::int64_t>(p, p + got[t].numel()), want[t])
         << "tensor " << t << " k " << k;
   }
+}
+
+void expect_same(const std::vector<at::Tensor>& scores, std::int64_t k) {
+  expect_same(scores, k, Extreme::kLargest);
+  expect_same(scores, k, Extreme::kSmallest);
 }
 
 TEST(TopK, EqualsASort) {
