@@ -2,7 +2,6 @@
 
 #include <ATen/ops/zeros.h>
 
-#include <cmath>
 #include <memory>
 
 #include "models/scored_weight.h"
@@ -42,12 +41,6 @@ class Scored {
 };
 
 }  // namespace
-
-std::int64_t exact_share(double density, std::int64_t n) {
-  constexpr std::int64_t kUnit = 1'000'000'000;
-  const auto units = static_cast<__int128>(std::llround(density * kUnit));
-  return static_cast<std::int64_t>(units * n / kUnit);
-}
 
 std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
                                       std::span<const int> slots,

@@ -27,8 +27,4 @@ std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
                                       Scoring& scoring, std::int64_t samples,
                                       Scoring::Labels labels);
 
-// floor(density * n), density a decimal number of at most 9 digits after the
-// point, without the rounding of a floating-point product.
-std::int64_t exact_share(double density, std::int64_t n);
-
 }  // namespace thinwire

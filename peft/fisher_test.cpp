@@ -19,14 +19,6 @@ using testing::Tiny;
 using testing::TinyScoring;
 using Json = nlohmann::ordered_json;
 
-TEST(Fisher, ExactShareDoesNotRoundLikeADouble) {
-  EXPECT_EQ(exact_share(0.0008, 108311810), 86649);
-  EXPECT_EQ(exact_share(0.29, 100), 29);  // 0.29 * 100 < 29 in floating point
-  EXPECT_EQ(exact_share(0.07, 100), 7);
-  EXPECT_EQ(exact_share(1, 11135332352), 11135332352);
-  EXPECT_EQ(exact_share(1e-9, 999999999), 0);
-}
-
 // A linear-softmax model has a closed form: the head of BERT, for which the
 // pooled vector is the input. g_W = (p - e_y) x^T.
 TEST(Fisher, AgreesWithTheClosedFormOfALinearSoftmax) {

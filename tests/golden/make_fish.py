@@ -8,7 +8,8 @@ than fp32 gradients can (stated in the file as `gap`)."""
 
 import torch
 
-from common_peft import contract, load, run_lm, summed_loss, write
+from common_masks import Masked
+from common_peft import contract, summed_loss
 
 
 def examples(batch):
@@ -44,54 +45,21 @@ def scores(model, batch, names, true_fisher):
 
 
 def make(name, model_name, density, true_fisher=False, exclude=()):
-    model, batch = load(model_name)
-    for p in model.parameters():
-        p.requires_grad_(True)
-    params = dict(model.named_parameters())
-    head = [n for n in params if n.startswith("classifier")]
-    body = [
-        n
-        for n in params
-        if n not in head and not any(part in n for part in exclude)
-    ]
-    total = sum(p.numel() for p in params.values())
-    # Whole thousandths, so that no product is rounded.
-    k = round(density * 1000) * total // 1000
-    k -= sum(params[n].numel() for n in head)
-    s = scores(model, batch, body, true_fisher)
-    flat = torch.cat([s[n].flatten() for n in body])
+    m = Masked(model_name, exclude)
+    k = m.budget(density)
+    s = scores(m.model, m.batch, m.body, true_fisher)
+    flat = torch.cat([s[n].flatten() for n in m.body])
     order = torch.sort(flat, descending=True, stable=True).indices
     gap = 1 - flat[order[k]] / flat[order[k - 1]]
     assert gap > 2e-4, (name, float(gap))
-    chosen = torch.sort(order[:k]).values
-
-    for p in params.values():
-        p.grad = None
-    if model_name == "gpt2_lm":
-        logits = run_lm(model, batch)
-    else:
-        logits = model(**batch).logits
-        summed_loss(logits, batch["labels"]).backward()
-    trained, more, at = {}, {"gap": gap}, 0
-    for n in body:
-        size = params[n].numel()
-        index = chosen[(chosen >= at) & (chosen < at + size)] - at
-        at += size
-        if index.numel() == 0:
-            continue
-        values = params[n].detach().flatten()[index].clone()
-        values.grad = params[n].grad.flatten()[index].clone()
-        trained["fish." + n] = values
-        more["index.fish." + n] = index.to(torch.int32)
-    for n in head:
-        trained[n] = params[n]
+    chosen = m.choose({n: s[n].flatten().numpy() for n in m.body}, k)
     config = {
         "density": density,
-        "samples": batch["labels"].shape[0],
+        "samples": m.batch["labels"].shape[0],
         "fisher": "true" if true_fisher else "empirical",
         "exclude": list(exclude),
     }
-    write(name, model_name, "fish_mask", config, logits, trained, more)
+    m.write(name, "fish_mask", "fish", config, chosen, {"gap": gap})
 
 
 make("fish_bart", "bart_text", 0.02)
