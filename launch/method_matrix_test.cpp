@@ -32,8 +32,9 @@ TEST(MethodMatrix, SaysWhatFits) {
   for (const std::string& model : backbone_names()) {
     for (const char* method :
          {"compacter", "fish_mask", "full", "houlsby", "ia3", "lora",
-          "parallel_adapter", "pfeiffer", "phm_adapter", "prefix_tuning",
-          "prompt_tuning", "vera"}) {
+          "magnitude_mask", "pafi", "parallel_adapter", "pfeiffer",
+          "phm_adapter", "prefix_tuning", "prompt_tuning", "random_mask",
+          "vera"}) {
       EXPECT_EQ(cell(rows, method, model), "yes") << method << " " << model;
     }
   }

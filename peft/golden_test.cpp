@@ -87,6 +87,15 @@ void expect_agreement(const std::string& golden_name) {
     const std::string& name = delta.entries()[i].name;
     const at::Tensor grad = delta.leaf(static_cast<int>(i)).grad();
     const at::Tensor want = golden.tensor("grad." + name);
+    if (golden.contains("scale." + name)) {
+      // Some of a tensor's gradients, of any size.
+      const double norm =
+          std::max(want.norm().item<double>(),
+                   golden.tensor("scale." + name).item<double>());
+      EXPECT_LE(grad.sub(want).norm().item<double>(), tolerance(name) * norm)
+          << name;
+      continue;
+    }
     if (const std::string query = query_bias_beside(name); !query.empty()) {
       // Softmax does not see it: zero but for rounding, on the scale of the
       // query's.

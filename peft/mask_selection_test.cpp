@@ -6,10 +6,17 @@
 
 #include <numeric>
 
+#include "base/error.h"
+#include "peft/testing.h"
+
 namespace thinwire {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::Tiny;
+using testing::TinyScoring;
+using Json = nlohmann::ordered_json;
 using Sizes = std::vector<std::int64_t>;
 
 at::Tensor ints(const std::vector<std::int32_t>& v) {
@@ -82,6 +89,123 @@ TEST(MaskSelection, DealsByScore) {
   owners = deal_numbers(index, {}, 2, Extreme::kSmallest);  // by position
   EXPECT_TRUE(owners[0].equal(ints({0, 1})));
   EXPECT_TRUE(owners[2].equal(ints({0, 1, 0})));
+}
+
+// Every mask of the backbone's own numbers.
+class Masks : public ::testing::TestWithParam<const char*> {
+ protected:
+  Masks() : tiny("bert_classify"), scoring(tiny) {}
+  Delta draw(Json config, DeclareContext context = {}) {
+    config["density"] = config.value("density", 0.1);
+    context.scoring = &scoring;
+    return testing::declare(*make_method(GetParam(), config), *tiny.backbone,
+                            context);
+  }
+  std::string refusal(const Json& config) {
+    try {
+      draw(config);
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "";
+  }
+
+  Tiny tiny;
+  TinyScoring scoring;
+};
+INSTANTIATE_TEST_SUITE_P(Data, Masks,
+                         ::testing::Values("random_mask", "magnitude_mask",
+                                           "pafi"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(Masks, WorkersHaveDisjointSharesOfTheBest) {
+  const Delta all = draw({{"density", 0.3}, {"train_head", false}});
+  const Delta three =
+      draw({{"density", 0.1}, {"train_head", false}}, {.workers = 3});
+  // Three times the share rounded down, of the same order.
+  EXPECT_LE(all.trainable() - three.trainable(), 2);
+  std::vector<std::int64_t> owned(3);
+  for (const DeltaEntry& e : three.entries()) {
+    const at::Tensor& owner = three.constants().at(owner_constant(e.name));
+    ASSERT_EQ(owner.numel(), e.count);
+    const auto* o = owner.const_data_ptr<std::int32_t>();
+    for (std::int64_t i = 0; i < e.count; ++i) {
+      ++owned.at(static_cast<std::size_t>(o[i]));
+    }
+    const int same = all.find(e.name);
+    ASSERT_GE(same, 0);
+    EXPECT_LE(e.count, all.entries()[static_cast<std::size_t>(same)].count);
+  }
+  EXPECT_EQ(owned[0], owned[1]);
+  EXPECT_EQ(owned[1], owned[2]);
+}
+
+TEST_P(Masks, AQuotaGivesEachTensorItsShare) {
+  const Delta d = draw({{"quota", "tensor"}, {"train_head", false}});
+  EXPECT_EQ(d.trainable(),
+            exact_share(0.1, tiny.backbone->parameters().count()));
+  for (const DeltaEntry& e : d.entries()) {
+    std::int64_t n = 1;
+    for (const std::int64_t s : e.shape) n *= s;
+    // The budget is of all numbers, the head's among them.
+    EXPECT_NEAR(static_cast<double>(e.count), 0.1 * static_cast<double>(n),
+                1 + 0.02 * static_cast<double>(n))
+        << e.name;
+  }
+}
+
+TEST_P(Masks, SaysWhatDoesNotFit) {
+  EXPECT_THAT(refusal({{"density", 1e-6}, {"train_head", false}}),
+              HasSubstr("numbers is none"));
+  EXPECT_THAT(refusal({{"density", 1e-6}}), HasSubstr("the head alone has"));
+  EXPECT_THAT(refusal({{"density", 1.0}, {"exclude", "pooler"}}),
+              HasSubstr("are neither excluded nor in the head"));
+  EXPECT_THAT(refusal({{"quota", "layer"}}),
+              HasSubstr("quota must be global or tensor, got 'layer'"));
+}
+
+TEST(Masks, AllZeroScoresAreNothingToChooseBy) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  const Parameters& p = tiny.backbone->parameters();
+  for (int i = 0; i < p.size(); ++i) at::Tensor(p.slot(i).frozen).zero_();
+  try {
+    testing::declare(*make_method("magnitude_mask", {{"density", 0.1}}),
+                     *tiny.backbone, {.scoring = &scoring});
+    FAIL() << "accepted";
+  } catch (const UsageError& e) {
+    EXPECT_STREQ(e.what(),
+                 "magnitude_mask: every score is zero at step 0: there is "
+                 "nothing to choose by");
+  }
+}
+
+TEST(Masks, ARandomOneFollowsSeedAndStep) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  const auto hash = [&](Json config, DeclareContext context) {
+    config["density"] = 0.1;
+    context.scoring = &scoring;
+    return testing::declare(*make_method("random_mask", config), *tiny.backbone,
+                            context)
+        .hash();
+  };
+  const Digest one = hash(Json::object(), {.seed = 1});
+  EXPECT_EQ(hash({{"seed", 1}}, {.seed = 2}), one);
+  EXPECT_NE(hash({{"seed", 2}}, {.seed = 1}), one);
+  EXPECT_NE(hash(Json::object(), {.seed = 2}), one);
+  EXPECT_NE(hash(Json::object(), {.seed = 1, .step = 5}), one);
+  EXPECT_THROW(make_method("random_mask", {{"seed", -1}}), UsageError);
+}
+
+TEST(Masks, BoundariesAreTheirFields) {
+  const auto boundary = [](const char* id, Json config, std::int64_t step) {
+    return make_method(id, config)->next_boundary(step);
+  };
+  EXPECT_EQ(boundary("random_mask", {{"remask_every", 5}}, 5), 10);
+  EXPECT_EQ(boundary("magnitude_mask", {{"warmup_steps", 3}}, 0), 3);
+  EXPECT_EQ(boundary("pafi", Json::object(), 0), std::nullopt);
+  EXPECT_THROW(make_method("magnitude_mask", {{"keep", "all"}}), UsageError);
 }
 
 }  // namespace

@@ -146,6 +146,17 @@ bool is_layer_norm(std::string_view slot_name) {
          slot_name.find(".ln_") != std::string_view::npos;
 }
 
+bool is_embedding(std::string_view slot_name) {
+  constexpr std::string_view kTables[] = {
+      "shared.",       "relative_attention_bias.",
+      "embed_tokens.", "embed_positions.",
+      "_embeddings.",  ".wte.",
+      ".wpe."};
+  return std::ranges::any_of(kTables, [&](std::string_view table) {
+    return slot_name.find(table) != std::string_view::npos;
+  });
+}
+
 void declare_layer_norms(DeltaBuilder& builder, const Backbone& backbone) {
   const Parameters& p = backbone.parameters();
   for (int i = 0; i < p.size(); ++i) {

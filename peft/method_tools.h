@@ -64,6 +64,8 @@ void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot);
 void declare_head(DeltaBuilder& builder, const Backbone& backbone);
 
 bool is_layer_norm(std::string_view slot_name);
+// Tables that are looked up: words, positions, types, distances.
+bool is_embedding(std::string_view slot_name);
 // Every layer norm but heads'.
 void declare_layer_norms(DeltaBuilder& builder, const Backbone& backbone);
 

@@ -16,8 +16,7 @@ class Masked:
         self.model, self.batch = load(model_name)
         for p in self.model.parameters():
             p.requires_grad_(True)
-        # The order in which HF registers them is that of the backbone's slots.
-        self.params = dict(self.model.named_parameters())
+        self.params = in_slot_order(dict(self.model.named_parameters()))
         self.head = [n for n in self.params if n.startswith("classifier")]
         self.body = [
             n
@@ -47,8 +46,12 @@ class Masked:
             begin = end
         return out
 
-    def write(self, name, method, prefix, config, chosen, more=None):
-        """Logits and gradients of the batch at the mask, into folder NAME."""
+    def write(self, name, method, prefix, config, chosen, more=None,
+              scaled=False):
+        """Logits and gradients of the batch at the mask, into folder NAME.
+        scaled: and of each gradient the norm that as many of its tensor's have
+        on average. A mask that no gradient has chosen may hold one that happens
+        to be small, and whose rounding error is that of the others."""
         for p in self.params.values():
             p.grad = None
         if self.model_name == "gpt2_lm":
@@ -66,9 +69,35 @@ class Masked:
             values.grad = p.grad.flatten()[at].clone()
             trained[f"{prefix}.{n}"] = values
             more[f"index.{prefix}.{n}"] = at.to(torch.int32)
+            if scaled:
+                more[f"scale.{prefix}.{n}"] = self.scale(n, index.size)
         for n in self.head:
             trained[n] = self.params[n]
         write(name, self.model_name, method, config, logits, trained, more)
+
+    def scale(self, name, k):
+        # Softmax does not see a key's bias: its gradient is rounding alone, on
+        # the scale of the query's.
+        for key, query in ((".key.bias", ".query.bias"),
+                           (".k_proj.bias", ".q_proj.bias")):
+            if name.endswith(key):
+                name = name.removesuffix(key) + query
+        grad = self.params[name].grad
+        return grad.norm() * (k / grad.numel()) ** 0.5
+
+
+def in_slot_order(params):
+    """HF's order is that of the backbone's slots, but for the norms of T5's
+    sublayers: they come first there."""
+    names = []
+    for n in params:
+        place = len(names)
+        if n.endswith(".layer_norm.weight"):
+            sublayer = n.removesuffix("layer_norm.weight")
+            while names[place - 1].startswith(sublayer):
+                place -= 1
+        names.insert(place, n)
+    return {n: params[n] for n in names}
 
 
 def first(scores, k):

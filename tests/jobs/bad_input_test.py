@@ -230,6 +230,19 @@ class BadInput(unittest.TestCase):
                              peft=[{**self.FISH, "mask_file": mask}])
         self.refuse(config, "mask-1.safetensors")
 
+    def test_mask_cannot_be_met(self):
+        for method, *words in (
+                ({"method": "random_mask", "density": 1e-6}, "random_mask",
+                 "the head alone has"),
+                ({"method": "pafi", "density": 1e-6, "train_head": False},
+                 "pafi", "is none"),
+                ({"method": "magnitude_mask", "density": 1.0,
+                  "exclude": ["pooler"]}, "magnitude_mask", "asks for"),
+                ({"method": "pafi", "quota": "layer"}, "pafi",
+                 "global or tensor", "'layer'")):
+            with self.subTest(method=method):
+                self.refuse(self.config(peft=[method]), *words)
+
     def test_saved_mask_is_used(self):
         mask = self.make_mask("mask-3.safetensors", 1)
         hashes = []
