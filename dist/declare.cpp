@@ -52,4 +52,32 @@ std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
   return end;
 }
 
+Stretch stretch_of(const std::vector<std::unique_ptr<Method>>& methods,
+                   std::int64_t step, std::int64_t steps) {
+  Stretch stretch{0, steps};
+  for (const auto& method : methods) {
+    for (auto b = method->next_rewind(0); b; b = method->next_rewind(*b)) {
+      if (*b <= step) {
+        stretch.begin = std::max(stretch.begin, *b);
+      } else {
+        stretch.end = std::min(stretch.end, *b);
+        break;
+      }
+    }
+  }
+  return stretch;
+}
+
+void check_rewinds(const std::vector<std::unique_ptr<Method>>& methods,
+                   std::int64_t steps) {
+  for (const auto& method : methods) {
+    const auto boundary = method->next_rewind(0);
+    if (!boundary || *boundary < steps) continue;
+    fail<UsageError>(
+        "{}: its first phase ends at step {}, which leaves none of the run's "
+        "{} to train what it chooses; shorten it or raise train.steps",
+        method->id(), *boundary, steps);
+  }
+}
+
 }  // namespace thinwire

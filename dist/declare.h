@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "dist/schedule.h"
 #include "dist/trainer.h"
 
 namespace thinwire {
@@ -27,6 +28,14 @@ void attach_delta(Backbone& backbone,
 // none does.
 std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
                        std::int64_t step);
+
+// The steps around `step`, of a run of `steps`, in which nothing is rewound:
+// what a schedule and the search for the best values extend over.
+Stretch stretch_of(const std::vector<std::unique_ptr<Method>>& methods,
+                   std::int64_t step, std::int64_t steps);
+// Throws UsageError where a method rewinds when no step is left.
+void check_rewinds(const std::vector<std::unique_ptr<Method>>& methods,
+                   std::int64_t steps);
 
 // Scoring over the run's training data, for declare_delta (`mask`, trainer).
 // alone: every rank scores all examples, so that sums do not depend on how many

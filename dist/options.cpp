@@ -145,8 +145,8 @@ void check_options(const TrainOptions& o) {
   if (o.deterministic) check_deterministic(o.exchange);
   if (o.state_policy == StatePolicy::kRewind) {
     fail<UsageError>(
-        "train.state_policy: 'rewind' needs the values at the start of the "
-        "run, which train does not keep; choose carry, reset or drop");
+        "train.state_policy: 'rewind' is for methods, which ask for it by "
+        "themselves; choose carry, reset or drop");
   }
 }
 

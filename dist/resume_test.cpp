@@ -147,6 +147,20 @@ TEST(Resume, AcrossPhases) {
   }
 }
 
+// 6 steps of everything, back to the start, the mask alone; resumed before,
+// at and after the rewind, with local steps too.
+TEST(Resume, AcrossARewind) {
+  for (const std::int64_t local : {1, 4}) {
+    Job job = base_job(false);
+    job.methods = {{"lt_sft", {{"density", 0.1}, {"full_steps", 6}}}};
+    job.options.steps = 11;
+    job.options.checkpoint_every = 1;
+    job.options.eval_every = 2;
+    job.options.exchange.sync_every = local;
+    expect_exact_resume(job, 2, {3, 5, 6, 7, 9});
+  }
+}
+
 TEST(Resume, OfEveryOptimizerAcrossPhases) {
   for (const char* optimizer : {"lion", "adafactor"}) {
     for (const StatePolicy policy : {StatePolicy::kDrop, StatePolicy::kCarry}) {

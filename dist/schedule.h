@@ -16,6 +16,11 @@ namespace thinwire {
 
 enum class Schedule { kLinear, kCosine, kConstant };
 
+// The steps [begin, end) that a schedule extends over.
+struct Stretch {
+  std::int64_t begin = 0, end = 0;
+};
+
 Schedule parse_schedule(std::string_view name);  // UsageError, lists them
 
 double learning_rate(Schedule schedule, double lr, std::int64_t warmup,

@@ -24,10 +24,9 @@ std::string trace_path(const TrainRun& run) {
 
 }  // namespace
 
-Stepper::Stepper(const TrainRun& run, Loader& loader, std::int64_t steps)
+Stepper::Stepper(const TrainRun& run, Loader& loader)
     : run_(run),
       options_(run.options),
-      steps_(steps),
       schedule_(parse_schedule(run.options.schedule)),
       micro_batches_(run, loader) {}
 
@@ -59,11 +58,12 @@ void Stepper::tune() {
   }
 }
 
-void Stepper::use(Delta& delta, Optimizer& optimizer) {
+void Stepper::use(Delta& delta, Optimizer& optimizer, Stretch stretch) {
   const ExchangeOptions& options = options_.exchange;
   policy_.reset();
   exchange_.reset();
   delta_ = &delta;
+  stretch_ = stretch;
   tasks_ = tasks_asked(delta);
   tune();
   exchange_ = together(*run_.comm, [&] {
@@ -102,7 +102,8 @@ StepOutcome Stepper::step(std::int64_t index, bool last) {
   StepRecord& record = outcome.record;
   record.step = index + 1;
   record.lr =
-      learning_rate(schedule_, options_.lr, options_.warmup, steps_, index);
+      learning_rate(schedule_, options_.lr, options_.warmup,
+                    stretch_.end - stretch_.begin, index - stretch_.begin);
   record.samples =
       options_.batch_size * options_.accumulation * run_.comm->size();
   LocalStep step;

@@ -17,8 +17,8 @@ namespace thinwire {
 
 class Stepper {
  public:
-  // run and loader outlive it. steps: of the whole run, for the schedule.
-  Stepper(const TrainRun& run, Loader& loader, std::int64_t steps);
+  // run and loader outlive it.
+  Stepper(const TrainRun& run, Loader& loader);
 
   // What an earlier part of the run found out; before the first use().
   void reuse(Tuned tuned) { tuned_ = std::move(tuned); }
@@ -27,9 +27,10 @@ class Stepper {
   // is not known beforehand. After use().
   std::optional<std::int64_t> predicted_sent_bytes() const;
 
-  // The layout to train from now on; both outlive the next use(). Blocks on all
-  // ranks. Throws UsageError on all alike.
-  void use(Delta& delta, Optimizer& optimizer);
+  // The layout to train from now on, and what its schedule extends over; delta
+  // and optimizer outlive the next use(). Blocks on all ranks. Throws
+  // UsageError on all alike.
+  void use(Delta& delta, Optimizer& optimizer, Stretch stretch);
   // Before use() of the layout that follows: maps what the policy keeps.
   void relayout(const Delta& old, const Relayout& to, StatePolicy policy);
 
@@ -74,8 +75,8 @@ class Stepper {
 
   const TrainRun& run_;
   const TrainOptions& options_;
-  std::int64_t steps_;
   Schedule schedule_;
+  Stretch stretch_;
   MicroBatches micro_batches_;
   Delta* delta_ = nullptr;
   std::vector<std::int32_t> tasks_;  // whose presence decides what moves

@@ -59,7 +59,10 @@ class Trainer {
   }
   void agree_on_inputs();
   void resume(Resumed& from);
-  Delta declare();
+  Delta declare(const Delta* ended = nullptr);
+  Stretch stretch() const {
+    return stretch_of(*run_.methods, state_.phase_step, steps_);
+  }
   void adopt();
   bool disjoint() const {
     return options_.exchange.workers == ExchangeOptions::Workers::kDisjoint;
@@ -74,7 +77,8 @@ class Trainer {
   void after(const StepOutcome& outcome);
   void compare_pace(const StepOutcome& outcome);
   bool out_of_patience() const {
-    return options_.patience > 0 && state_.stale >= options_.patience;
+    return options_.patience > 0 && state_.stale >= options_.patience &&
+           stretch().end == steps_;
   }
   void summarise(TrainSummary& summary) const;
 
@@ -124,7 +128,7 @@ void Trainer::agree_on_inputs() {
         }));
 }
 
-Delta Trainer::declare() {
+Delta Trainer::declare(const Delta* ended) {
   const auto scoring = make_scoring(comm_, *run_.backbone, *run_.task,
                                     run_.train, options_.data_seed, &observer_,
                                     /*alone=*/options_.deterministic);
@@ -133,7 +137,8 @@ Delta Trainer::declare() {
                          {.seed = options_.seed,
                           .step = state_.step,
                           .workers = disjoint() ? comm_.size() : 1,
-                          .scoring = scoring.get()});
+                          .scoring = scoring.get(),
+                          .ended = ended});
   });
 }
 
@@ -145,7 +150,7 @@ void Trainer::adopt() {
     attach_delta(*run_.backbone, *run_.methods, delta_);
     return true;
   });
-  stepper_->use(delta_, *optimizer_);
+  stepper_->use(delta_, *optimizer_, stretch());
 }
 
 // Workers that move shares of their own need a method that deals them out, now
@@ -196,15 +201,30 @@ void Trainer::resume(Resumed& from) {
 }
 
 // Methods declare anew on the current weights; numbers that train on keep
-// their values and, by state_policy, their optimizer state.
+// their values and, by state_policy, their optimizer state. Or on those of the
+// start, where nothing keeps anything and no earlier evaluation counts.
 void Trainer::next_phase() {
-  delta_.unbind(run_.backbone->parameters());
-  Relayout to = relayout(delta_, declare());
-  optimizer_->relayout(delta_, to, options_.state_policy);
-  stepper_->relayout(delta_, to, options_.state_policy);
+  Parameters& parameters = run_.backbone->parameters();
+  StatePolicy policy = options_.state_policy;
+  Relayout to;
+  if (state_.step == stretch().end) {
+    policy = StatePolicy::kRewind;
+    together(comm_, [&] {
+      rewind(delta_, parameters);
+      return true;
+    });
+    to = rewound(declare(&delta_));
+    state_.best.reset();
+    state_.stale = 0;
+  } else {
+    delta_.unbind(parameters);
+    to = relayout(delta_, declare());
+  }
+  optimizer_->relayout(delta_, to, policy);
+  stepper_->relayout(delta_, to, policy);
   delta_ = std::move(to.delta);
-  adopt();
   state_.phase_step = state_.step;
+  adopt();
   observer_.phase(state_.step, delta_);
 }
 
@@ -333,7 +353,11 @@ TrainSummary Trainer::train() {
     return make_loader(run_.train,
                        loader_options(options_, comm_.rank(), comm_.size()));
   });
-  stepper_.emplace(run_, *loader_, steps_);
+  together(comm_, [&] {
+    check_rewinds(*run_.methods, steps_);
+    return true;
+  });
+  stepper_.emplace(run_, *loader_);
 
   std::optional<Resumed> from;
   if (!run_.folder.empty()) {

@@ -64,8 +64,8 @@ struct TrainOptions {
   std::string metric;         // of best/ and patience; "": the task's
   // Non-finite steps in a row that end a run; with local steps, merges.
   std::int64_t max_skips = 10;
-  // At phase boundaries. kRewind is refused: the trainer keeps no values of the
-  // start.
+  // At phase boundaries. kRewind is refused: a method decides on it
+  // (Method::next_rewind).
   StatePolicy state_policy = StatePolicy::kDrop;
   std::uint64_t seed = 1;  // dropout and initial values
   std::uint64_t data_seed = 1;

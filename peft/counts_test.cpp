@@ -89,6 +89,22 @@ TEST(Counts, FishMaskOnT5) {
   EXPECT_EQ(count(*t5, "fish_mask", mask(0.005)), 1114517);
 }
 
+// 7.96 % of multilingual BERT, as published; everything until then.
+TEST(Counts, LtSftOnMultilingualBert) {
+  const auto bert = count_bert(12, 768, 119547, 3);
+  EXPECT_EQ(bert->parameters().count(false), 177853440);
+  const auto method = make_method("lt_sft", {{"density", 0.079591334},
+                                             {"count_head_in_budget", false},
+                                             {"full_steps", 10},
+                                             {"exclude", "LayerNorm"}});
+  const std::int64_t head = 3 * 768 + 3, norms = 25 * 2 * 768;
+  const auto at = [&](std::int64_t step) {
+    return testing::declare(*method, *bert, {.step = step}).trainable();
+  };
+  EXPECT_EQ(at(0), 177853440 - norms + head);
+  EXPECT_EQ(at(10), 14155776 + head);
+}
+
 TEST(Counts, BitFit) {
   const Json all = {{"train_head", false}};
   const auto base = count_bert(12, 768, 28996, 2);

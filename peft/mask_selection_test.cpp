@@ -205,6 +205,12 @@ TEST(Masks, BoundariesAreTheirFields) {
   EXPECT_EQ(boundary("random_mask", {{"remask_every", 5}}, 5), 10);
   EXPECT_EQ(boundary("magnitude_mask", {{"warmup_steps", 3}}, 0), 3);
   EXPECT_EQ(boundary("pafi", Json::object(), 0), std::nullopt);
+  const auto lt_sft = make_method("lt_sft", {{"full_steps", 7}});
+  EXPECT_EQ(lt_sft->next_boundary(0), 7);
+  EXPECT_EQ(lt_sft->next_rewind(6), 7);
+  EXPECT_EQ(lt_sft->next_rewind(7), std::nullopt);
+  EXPECT_EQ(lt_sft->next_boundary(7), std::nullopt);
+  EXPECT_THROW(make_method("lt_sft", {{"full_steps", 0}}), UsageError);
   EXPECT_THROW(make_method("magnitude_mask", {{"keep", "all"}}), UsageError);
 }
 

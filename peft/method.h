@@ -56,6 +56,9 @@ struct DeclareContext {
   Scoring* scoring = nullptr;  // null: only counts are wanted (`inspect`);
                                // a method that must score then declares a
                                // layout of the right sizes
+  // What trained until now, at a boundary that rewinds; else null. The frozen
+  // weights are those of the start meanwhile.
+  const Delta* ended = nullptr;
 };
 
 class Method {
@@ -73,6 +76,12 @@ class Method {
   // The first step after `step` at which this method wants its layout declared
   // anew (end of a dense warm-up, a re-masking); none: never.
   virtual std::optional<std::int64_t> next_boundary(std::int64_t step) const {
+    return std::nullopt;
+  }
+  // The first of these after `step` at which everything returns to what it was
+  // at the start of the run, optimizer and schedule too: the phase that ends
+  // leaves nothing but what methods make of DeclareContext::ended.
+  virtual std::optional<std::int64_t> next_rewind(std::int64_t step) const {
     return std::nullopt;
   }
   // Weight of each merged slot as a plain tensor: `merge` and HF export. Adds

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "models/parameters.h"
 #include "peft/residue.h"
 
 namespace thinwire {
@@ -100,6 +101,30 @@ Relayout relayout(const Delta& old, Delta next) {
     }
   }
   carry_residues(old, next);
+  out.delta = std::move(next);
+  return out;
+}
+
+void rewind(const Delta& old, Parameters& parameters) {
+  for (const DeltaEntry& e : old.entries()) {
+    if (e.kind != EntryKind::kMasked || e.count == 0) continue;
+    fail<UsageError>(
+        "rewind: '{}' trains under a mask, which has written over the values "
+        "of the start; only what trains whole can return to them",
+        e.target);
+  }
+  for (const auto& [target, residue] : residues(old.constants())) {
+    fail<UsageError>(
+        "rewind: '{}' holds what an earlier phase trained; only what trains "
+        "whole from the start can return to it",
+        target);
+  }
+  parameters.freeze_all();
+}
+
+Relayout rewound(Delta next) {
+  Relayout out;
+  out.source = at::full({next.size()}, -1, at::kLong);
   out.delta = std::move(next);
   return out;
 }

@@ -4,7 +4,8 @@
 // residue, a constant of the new delta (`residue.TARGET` dense, or
 // `residue.TARGET.index` + `.values` sparse) that bind() writes into the frozen
 // weights, so that delta + backbone file still give the whole model. What
-// trains now and did not before starts from the current effective weight.
+// trains now and did not before starts from the current effective weight. Or
+// everything is rewound, and nothing of what trained is kept.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,10 +17,12 @@
 
 namespace thinwire {
 
+class Parameters;
+
 // What becomes of optimizer states: kept where the number trains on (carry),
 // zeroed everywhere (reset), kept where nothing changed in the entry and zeroed
-// in entries whose support changed (drop), and rewind: as reset, and values
-// return to those of `start`.
+// in entries whose support changed (drop); rewind: as reset, where values
+// return to those of the start.
 enum class StatePolicy { kCarry, kReset, kDrop, kRewind };
 StatePolicy parse_state_policy(std::string_view name);  // UsageError
 
@@ -30,9 +33,16 @@ struct Relayout {
 };
 
 // `next` is what the methods declared on the current weights (Delta::unbind).
-// Rewinding: `old` is then the run's first delta, with its initial values.
 // Throws UsageError when a tensor of a method's own would be lost.
 Relayout relayout(const Delta& old, Delta next);
+
+// The frozen weights as they were at the start of the run, so that methods may
+// declare on them: what trains whole has left them alone. Throws UsageError
+// where `old` trains, or an earlier phase trained, some numbers of a tensor: a
+// mask writes over what it began from.
+void rewind(const Delta& old, Parameters& parameters);
+// `next` is what the methods declared on those.
+Relayout rewound(Delta next);
 
 // A flat optimizer state [old size] mapped to [new size], zeros where source
 // is -1 (and where the policy says so).

@@ -189,17 +189,28 @@ TEST(Relayout, RewindsToTheFirstValues) {
   add_dense(b, p, "w");
   add_dense(b, p, "v");
   Delta dense = b.build();
-  const at::Tensor start = dense.snapshot();
   dense.bind(p);
   train(dense, p, 3);
-  dense.unbind(p);
+  EXPECT_NE(effective(p), at_start);
+  rewind(dense, p);
+  EXPECT_EQ(effective(p), at_start);
   DeltaBuilder n;
   add_masked(n, p, "w", {1, 4});
-  Delta next = n.build();
-  dense.restore(start);
-  const Relayout to = relayout(dense, std::move(next));
+  Relayout to = rewound(n.build());
+  EXPECT_TRUE(to.source.lt(0).all().item<bool>());
+  EXPECT_TRUE(to.delta.constants().empty());
   to.delta.bind(p);
   EXPECT_EQ(effective(p), at_start);
+  train(to.delta, p, 3);
+  EXPECT_THROW(rewind(to.delta, p), UsageError);  // 1 and 4 are no longer there
+
+  // Nor are numbers of a phase before.
+  to.delta.unbind(p);
+  DeltaBuilder d;
+  add_dense(d, p, "v");
+  Relayout last = relayout(to.delta, d.build());
+  last.delta.bind(p);
+  EXPECT_THROW(rewind(last.delta, p), UsageError);
 }
 
 TEST(Relayout, CarriesTensorsOfAMethodsOwn) {

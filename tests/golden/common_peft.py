@@ -32,7 +32,7 @@ KINDS = {
 
 def load(name):
     """The model of a folder in evaluation mode, and its batch."""
-    kind = KINDS[name.split("_")[0]]
+    kind = next(KINDS[word] for word in name.split("_") if word in KINDS)
     model = kind.from_pretrained(HERE / name, attn_implementation="eager")
     golden = load_file(HERE / name / "golden.safetensors")
     inputs = ("input_ids", "attention_mask", "token_type_ids", "labels")

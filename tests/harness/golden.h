@@ -24,14 +24,14 @@ inline std::string golden_path(const std::string& name) {
 // The norm of the difference relative to that of `expected` itself, so that no
 // tensor hides behind a larger one. A tensor that is zero throughout must be so
 // to 1e-7. Failures print the largest difference.
-inline testing::AssertionResult golden_close(
+inline ::testing::AssertionResult golden_close(
     const std::string& name, const at::Tensor& actual,
     const at::Tensor& expected, double tolerance = kGoldenTolerance) {
   if (!actual.defined()) {
-    return testing::AssertionFailure() << name << ": undefined";
+    return ::testing::AssertionFailure() << name << ": undefined";
   }
   if (actual.sizes() != expected.sizes()) {
-    return testing::AssertionFailure() << name << ": shape " << actual.sizes()
+    return ::testing::AssertionFailure() << name << ": shape " << actual.sizes()
                                        << ", expected " << expected.sizes();
   }
   const at::Tensor want = expected.to(at::kDouble);
@@ -41,10 +41,10 @@ inline testing::AssertionResult golden_close(
   const double error = difference.norm().item<double>();
   const bool zero = norm < 1e-7;
   if (zero ? error < 1e-7 : error <= tolerance * norm) {
-    return testing::AssertionSuccess();
+    return ::testing::AssertionSuccess();
   }
   const auto at = difference.argmax().item<std::int64_t>();
-  return testing::AssertionFailure() << fmt::format(
+  return ::testing::AssertionFailure() << fmt::format(
              "{}: |difference| / |expected| = {:.3g} (allowed {:.3g}); largest "
              "difference at {}: {:.9g}, expected {:.9g}",
              name, zero ? error : error / norm, tolerance, at,

@@ -243,6 +243,12 @@ class BadInput(unittest.TestCase):
             with self.subTest(method=method):
                 self.refuse(self.config(peft=[method]), *words)
 
+    def test_phases_leave_nothing_to_train(self):
+        config = self.config(peft=[{"method": "lt_sft", "density": 0.05,
+                                    "full_steps": 40}])
+        self.refuse(config, "lt_sft", "first phase ends at step 40",
+                    extra=["train.steps=40"])
+
     def test_saved_mask_is_used(self):
         mask = self.make_mask("mask-3.safetensors", 1)
         hashes = []

@@ -212,23 +212,27 @@ class PhasesResume(unittest.TestCase):
     """20 dense warm-up steps, a mask, a new mask every 50 steps: killed in the
     middle of each phase."""
 
+    name = "phases"
+    method = {"method": "fish_mask", "density": 0.05, "samples": 12,
+              "warmup_steps": 20, "remask_every": 50}
+    phases = [20, 70, 120, 170, 220]
+    kills = (15, 45, 95)
+
     def config(self, output):
         return tiny.config(
-            os.path.basename(output), output,
-            peft=[{"method": "fish_mask", "density": 0.05, "samples": 12,
-                   "warmup_steps": 20, "remask_every": 50}],
+            os.path.basename(output), output, peft=[self.method],
             train={"steps": 260, "eval_every": 65, "checkpoint_every": 13})
 
     def test_killed_in_every_phase(self):
-        folder = tiny.fresh_output("phases-reference")
+        folder = tiny.fresh_output(f"{self.name}-reference")
         result = jobs.run(["train", self.config(folder)], RANKS)
         self.assertEqual(result.status, 0, result.err)
         want = jobs.curve(folder)
         self.assertEqual([p["step"] for p in jobs.metrics(folder, "phase")],
-                         [20, 70, 120, 170, 220])
-        for step in (15, 45, 95):
+                         self.phases)
+        for step in self.kills:
             with self.subTest(step=step):
-                folder = tiny.fresh_output(f"phases-{step}")
+                folder = tiny.fresh_output(f"{self.name}-{step}")
                 config = self.config(folder)
                 job = jobs.Job(jobs.command(["train", config], RANKS))
                 job.wait_until(lambda: last_step(folder) >= step)
@@ -238,6 +242,16 @@ class PhasesResume(unittest.TestCase):
                 result = jobs.run(["train", config, "--resume"], RANKS)
                 self.assertEqual(result.status, 0, result.err)
                 self.assertEqual(jobs.curve(folder), want)
+
+
+class RewindResume(PhasesResume):
+    """130 steps of everything, after which the run is back at its start with a
+    mask alone: killed before it and after it."""
+
+    name = "rewind"
+    method = {"method": "lt_sft", "density": 0.05, "full_steps": 130}
+    phases = [130]
+    kills = (60, 190)
 
 
 class Survivors(unittest.TestCase):
