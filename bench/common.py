@@ -47,6 +47,24 @@ def mpi_environment():
                 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
 
 
+def pinned(threads, command):
+    return ["taskset", "-c", ",".join(str(i) for i in range(threads))] + command
+
+
+def measured(command, threads):
+    """(seconds, highest resident bytes) of a process."""
+    begin = time.time()
+    pid = os.posix_spawn(
+        "/usr/bin/taskset", pinned(threads, command),
+        dict(mpi_environment(), OMP_NUM_THREADS=str(threads)),
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                      (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)])
+    _, status, usage = os.wait4(pid, 0)
+    if status != 0:
+        raise SystemExit("failed: " + " ".join(command))
+    return time.time() - begin, usage.ru_maxrss * 1024
+
+
 def first_line_time(path, event, process, limit=300):
     """When the first line with this event is in a metrics file."""
     end = time.time() + limit

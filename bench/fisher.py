@@ -18,14 +18,9 @@ import json
 import os
 import subprocess
 import tempfile
-import time
 
-from common import (BINARY, ROOT, VENV, machine, median, mpi_environment, save,
+from common import (BINARY, ROOT, VENV, machine, measured, median, pinned, save,
                     table, write_t5_config)
-
-
-def pinned(threads, command):
-    return ["taskset", "-c", ",".join(str(i) for i in range(threads))] + command
 
 
 def run_peer(args, samples, threads, scratch):
@@ -39,20 +34,6 @@ def run_peer(args, samples, threads, scratch):
         env=dict(os.environ, OMP_NUM_THREADS=str(threads)), check=True)
     with open(out) as f:
         return json.load(f)
-
-
-def measured(command, threads):
-    """(seconds, highest resident bytes) of a process."""
-    begin = time.time()
-    pid = os.posix_spawn(
-        "/usr/bin/taskset", pinned(threads, command),
-        dict(mpi_environment(), OMP_NUM_THREADS=str(threads)),
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                      (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)])
-    _, status, usage = os.wait4(pid, 0)
-    if status != 0:
-        raise SystemExit("failed: " + " ".join(command))
-    return time.time() - begin, usage.ru_maxrss * 1024
 
 
 def run_ours(config, samples, threads, scratch):

@@ -1,0 +1,78 @@
+"""The memory and the time of choosing a mask over all numbers of a model.
+
+  .venv/bin/python bench/masks.py [--model t5-base] [--rounds 3]
+
+T5-base shapes, random weights, fp32, density 0.5 %. Each round runs `thinwire
+mask` for every way of choosing, and for LoRA, which chooses nothing, in turns
+on the same core. Time: the whole command less LoRA's. Memory: resident, less
+what the process held before it had a model (`thinwire list`), over weights and
+one vector of scores; the mark is a tenth more than those.
+"""
+
+import argparse
+import os
+import subprocess
+import tempfile
+
+from common import (BINARY, ROOT, VENV, machine, measured, median, save, table,
+                    write_t5_config)
+
+NUMBERS = {"t5-small": 60_506_624, "t5-base": 222_903_552}
+WAYS = {
+    "lora": "{method: lora}",
+    "random": "{method: random_mask}",
+    "magnitude": "{method: magnitude_mask}",
+    "magnitude, quota of a tensor": "{method: magnitude_mask, quota: tensor}",
+    "smallest magnitude (PaFi)": "{method: pafi}",
+}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--model", default="t5-base", choices=NUMBERS)
+    p.add_argument("--rounds", type=int, default=3)
+    args = p.parse_args()
+    data = os.path.join(ROOT, "build", "bench", "t2t-128-32-64")
+    subprocess.run([VENV, os.path.join(ROOT, "bench", "synthetic.py"),
+                    "--output", data, "--samples", "64"], check=True)
+    rounds = []
+    with tempfile.TemporaryDirectory() as scratch:
+        model = os.path.join(scratch, "model", "config.json")
+        write_t5_config(model, args.model, 0.0)
+        for _ in range(args.rounds):
+            _, idle = measured([BINARY, "list"], 1)
+            figures = {}
+            for name, method in WAYS.items():
+                config = os.path.join(scratch, "mask.yaml")
+                with open(config, "w") as f:
+                    f.write(f"""
+model: {{config: {model}, init: random, seed: 1}}
+task: {{kind: text_to_text}}
+data: {{train: {data}, batch_size: 4, seed: 1}}
+peft: [{method}]
+train: {{steps: 1, lr: 1e-3, threads: 1}}
+output: {scratch}/run
+""")
+                seconds, peak = measured(
+                    [BINARY, "mask", config, "--output",
+                     os.path.join(scratch, "mask.safetensors")], 1)
+                figures[name] = dict(seconds=seconds, peak_bytes=peak)
+            rounds.append(dict(idle_bytes=idle, ways=figures))
+    least = 8 * NUMBERS[args.model]
+    rows = [("way", "choosing, s", "peak less idle / (weights + scores)",
+             "mark")]
+    for name in list(WAYS)[1:]:
+        seconds = [r["ways"][name]["seconds"] - r["ways"]["lora"]["seconds"]
+                   for r in rounds]
+        sizes = [(r["ways"][name]["peak_bytes"] - r["idle_bytes"]) / least
+                 for r in rounds]
+        rows.append((name, f"{median(seconds):.1f}", f"{median(sizes):.3f}",
+                     "<= 1.10"))
+    table(rows)
+    save("masks.json", dict(machine=machine(), rounds=rounds,
+                            arguments=vars(args)))
+
+
+if __name__ == "__main__":
+    main()
