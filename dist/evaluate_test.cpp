@@ -211,6 +211,11 @@ class Watched : public Scoring {
           visit(weights, run);
         });
   }
+  void for_each_example(std::int64_t samples, Labels labels,
+                        const Visit& visit) override {
+    scoring_.for_each_example(samples, labels, visit);
+  }
+  Backbone& backbone() override { return scoring_.backbone(); }
   void sum_over_ranks(std::span<at::Tensor> tensors) override {
     scoring_.sum_over_ranks(tensors);
   }
@@ -282,6 +287,47 @@ TEST(Scoring, ModelLabelsAreWeighedByTheirProbability) {
   const Scored text = score(1, true, 5, Scoring::Labels::kModel);
   EXPECT_EQ(text.weights, std::vector<double>(5, 1.0));  // one draw each
   expect_close(score(4, true, 5, Scoring::Labels::kModel).sums, text.sums);
+}
+
+// One by one: as many passes, and the same gradient in all.
+TEST(Scoring, OneExampleAtATime) {
+  for (const int ranks : {1, 2}) {
+    std::mutex mutex;
+    std::size_t passes = 0;
+    run_ranks(ranks, [&](Communicator& comm) {
+      Model model(false);
+      const auto scoring = make_scoring(comm, *model.backbone, *model.task,
+                                        make_folder(12, false), 5, nullptr);
+      EXPECT_EQ(&scoring->backbone(), model.backbone.get());
+      const Parameters& p = model.backbone->parameters();
+      at::Tensor weight = p.slot(p.require("bert.pooler.dense.weight")).frozen;
+      weight.requires_grad_(true);
+      const auto run = [&](const auto& each) {
+        weight.mutable_grad() = at::Tensor();
+        each([&](std::span<const double> weights, const auto& backward) {
+          const std::lock_guard lock(mutex);
+          passes += weights.size() == 1;
+          backward();
+        });
+        return weight.grad().clone();
+      };
+      const at::Tensor batched = run([&](const Scoring::Visit& visit) {
+        scoring->for_each_batch(7, Scoring::Labels::kData, visit);
+      });
+      {
+        comm.barrier();
+        const std::lock_guard lock(mutex);
+        passes = 0;
+      }
+      comm.barrier();
+      const at::Tensor single = run([&](const Scoring::Visit& visit) {
+        scoring->for_each_example(7, Scoring::Labels::kData, visit);
+      });
+      EXPECT_LT(single.sub(batched).norm().item<double>(),
+                1e-5 * batched.norm().item<double>());
+    });
+    EXPECT_EQ(passes, 7u);
+  }
 }
 
 TEST(Scoring, TakesAllWhereMoreAreAskedFor) {

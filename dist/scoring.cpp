@@ -40,37 +40,13 @@ class RunScoring : public Scoring {
 
   void for_each_batch(std::int64_t samples, Labels labels,
                       const Visit& visit) override {
-    const std::int64_t all = train_->index().samples;
-    if (samples > all && observer_ != nullptr) {
-      observer_->warn(
-          fmt::format("scoring: {} examples asked for, {} has {}; taking all",
-                      samples, train_->path(), all));
-    }
-    const std::int64_t n = std::min(samples, all);
-    const auto key = make_key(data_seed_, Purpose::kScore);
-    const std::int64_t mine = n / parts_ + 1;
-    const Patience patience(comm_, static_cast<double>(mine));
-    together(comm_, [&] {
-      std::vector<Sample> batch;
-      std::int64_t numbers = 0;
-      for (std::int64_t i = part_; i < n; i += parts_) {
-        const auto at = permute_index(static_cast<std::uint64_t>(i),
-                                      static_cast<std::uint64_t>(all), key);
-        Sample sample = train_->read(static_cast<std::int64_t>(at), 1).at(0);
-        const std::int64_t more = kept_numbers(sample);
-        if (!batch.empty() && numbers + more > room_) {
-          run(std::exchange(batch, {}), labels, visit);
-          progress("score", std::min(n, i), n);
-          numbers = 0;
-        }
-        numbers += more;
-        batch.push_back(std::move(sample));
-      }
-      if (!batch.empty()) run(batch, labels, visit);
-      progress("score", n, n);
-      return true;
-    });
+    for_each(samples, room_, labels, visit);
   }
+  void for_each_example(std::int64_t samples, Labels labels,
+                        const Visit& visit) override {
+    for_each(samples, /*room=*/0, labels, visit);
+  }
+  Backbone& backbone() override { return backbone_; }
 
   void sum_over_ranks(std::span<at::Tensor> tensors) override {
     if (parts_ == 1) return;
@@ -108,6 +84,42 @@ class RunScoring : public Scoring {
   }
 
  private:
+  // A batch holds numbers for backward that have room, but one example at
+  // least.
+  void for_each(std::int64_t samples, std::int64_t room, Labels labels,
+                const Visit& visit) {
+    const std::int64_t all = train_->index().samples;
+    if (samples > all && observer_ != nullptr) {
+      observer_->warn(
+          fmt::format("scoring: {} examples asked for, {} has {}; taking all",
+                      samples, train_->path(), all));
+    }
+    const std::int64_t n = std::min(samples, all);
+    const auto key = make_key(data_seed_, Purpose::kScore);
+    const std::int64_t mine = n / parts_ + 1;
+    const Patience patience(comm_, static_cast<double>(mine));
+    together(comm_, [&] {
+      std::vector<Sample> batch;
+      std::int64_t numbers = 0;
+      for (std::int64_t i = part_; i < n; i += parts_) {
+        const auto at = permute_index(static_cast<std::uint64_t>(i),
+                                      static_cast<std::uint64_t>(all), key);
+        Sample sample = train_->read(static_cast<std::int64_t>(at), 1).at(0);
+        const std::int64_t more = kept_numbers(sample);
+        if (!batch.empty() && numbers + more > room) {
+          run(std::exchange(batch, {}), labels, visit);
+          progress("score", std::min(n, i), n);
+          numbers = 0;
+        }
+        numbers += more;
+        batch.push_back(std::move(sample));
+      }
+      if (!batch.empty()) run(batch, labels, visit);
+      progress("score", n, n);
+      return true;
+    });
+  }
+
   // Hands the next n numbers of the tensors, laid end to end, to use(data,
   // place in the slice, count), piece by piece.
   template <class Use>

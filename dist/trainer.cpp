@@ -59,7 +59,9 @@ class Trainer {
   }
   void agree_on_inputs();
   void resume(Resumed& from);
-  Delta declare(const Delta* ended = nullptr);
+  // `current`: what trained until now, and may train on; `ended`: what trained
+  // before everything was rewound.
+  Delta declare(const Delta* current = nullptr, const Delta* ended = nullptr);
   Stretch stretch() const {
     return stretch_of(*run_.methods, state_.phase_step, steps_);
   }
@@ -128,7 +130,7 @@ void Trainer::agree_on_inputs() {
         }));
 }
 
-Delta Trainer::declare(const Delta* ended) {
+Delta Trainer::declare(const Delta* current, const Delta* ended) {
   const auto scoring = make_scoring(comm_, *run_.backbone, *run_.task,
                                     run_.train, options_.data_seed, &observer_,
                                     /*alone=*/options_.deterministic);
@@ -138,7 +140,8 @@ Delta Trainer::declare(const Delta* ended) {
                           .step = state_.step,
                           .workers = disjoint() ? comm_.size() : 1,
                           .scoring = scoring.get(),
-                          .ended = ended});
+                          .ended = ended,
+                          .current = current});
   });
 }
 
@@ -213,12 +216,12 @@ void Trainer::next_phase() {
       rewind(delta_, parameters);
       return true;
     });
-    to = rewound(declare(&delta_));
+    to = rewound(declare(nullptr, &delta_));
     state_.best.reset();
     state_.stale = 0;
   } else {
     delta_.unbind(parameters);
-    to = relayout(delta_, declare());
+    to = relayout(delta_, declare(&delta_));
   }
   optimizer_->relayout(delta_, to, policy);
   stepper_->relayout(delta_, to, policy);

@@ -38,6 +38,12 @@ class Scoring {
   // weights p(c | x), label c (text: one outcome drawn from the model).
   virtual void for_each_batch(std::int64_t samples, Labels labels,
                               const Visit& visit) = 0;
+  // The same one example at a time: gradients of each one's own.
+  virtual void for_each_example(std::int64_t samples, Labels labels,
+                                const Visit& visit) = 0;
+  // What the examples run through. Before anything is attached, a method may
+  // put itself there while it scores.
+  virtual Backbone& backbone() = 0;
   // Sums fp32 tensors over all ranks, in bounded slices.
   virtual void sum_over_ranks(std::span<at::Tensor> tensors) = 0;
   // Progress for the user, rank 0 only; message-rate is limited by the run.
@@ -59,6 +65,10 @@ struct DeclareContext {
   // What trained until now, at a boundary that rewinds; else null. The frozen
   // weights are those of the start meanwhile.
   const Delta* ended = nullptr;
+  // What trained until now, and is attached still; null: nothing did.
+  const Delta* current = nullptr;
+  // Tensors of a method's own as they begin, without a mask inside.
+  bool whole = false;
 };
 
 class Method {

@@ -243,8 +243,21 @@ class TinyScoring : public Scoring {
 
   void for_each_batch(std::int64_t samples, Labels labels,
                       const Visit& visit) override {
-    for (std::int64_t b = 0; b < samples; b += size_) {
-      const std::int64_t n = std::min(size_, samples - b);
+    for_each(samples, size_, labels, visit);
+  }
+  void for_each_example(std::int64_t samples, Labels labels,
+                        const Visit& visit) override {
+    for_each(samples, 1, labels, visit);
+  }
+  Backbone& backbone() override { return *tiny_.backbone; }
+  void sum_over_ranks(std::span<at::Tensor>) override {}
+  void progress(std::string_view, std::int64_t, std::int64_t) override {}
+
+ private:
+  void for_each(std::int64_t samples, std::int64_t size, Labels labels,
+                const Visit& visit) {
+    for (std::int64_t b = 0; b < samples; b += size) {
+      const std::int64_t n = std::min(size, samples - b);
       HfBatch batch = tiny_.examples(b, n);
       const auto pass = [&](const std::vector<double>& weights) {
         const at::Tensor loss = tiny_.loss(batch.input);
@@ -265,10 +278,7 @@ class TinyScoring : public Scoring {
       }
     }
   }
-  void sum_over_ranks(std::span<at::Tensor>) override {}
-  void progress(std::string_view, std::int64_t, std::int64_t) override {}
 
- private:
   Tiny& tiny_;
   std::int64_t size_;
 };

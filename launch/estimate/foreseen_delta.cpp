@@ -38,9 +38,17 @@ class FewExamples : public Scoring {
   // The model's own labels would take a pass for each.
   void for_each_batch(std::int64_t samples, Labels,
                       const Visit& visit) override {
+    const std::int64_t few = few_of(samples);  // or there is no scoring
+    scoring_->for_each_batch(few, Labels::kData, visit);
+  }
+  void for_each_example(std::int64_t samples, Labels,
+                        const Visit& visit) override {
+    const std::int64_t few = few_of(samples);  // or there is no scoring
+    scoring_->for_each_example(few, Labels::kData, visit);
+  }
+  Backbone& backbone() override {
     if (most_ == 0) throw NothingScored();
-    asked_ = std::min(samples, all_);
-    scoring_->for_each_batch(std::min(samples, most_), Labels::kData, visit);
+    return scoring_->backbone();
   }
   void sum_over_ranks(std::span<at::Tensor>) override {}
   void progress(std::string_view, std::int64_t, std::int64_t) override {}
@@ -52,6 +60,12 @@ class FewExamples : public Scoring {
   }
 
  private:
+  std::int64_t few_of(std::int64_t samples) {
+    if (most_ == 0) throw NothingScored();
+    asked_ = std::min(samples, all_);
+    return std::min(samples, most_);
+  }
+
   std::unique_ptr<Communicator> comm_;
   std::int64_t all_, most_ = 0, asked_ = 0;
   std::unique_ptr<Scoring> scoring_;
