@@ -15,8 +15,11 @@ namespace {
 
 class BackwardNode : public torch::autograd::Node {
  public:
-  BackwardNode(Backward backward, const char* name, bool twice)
-      : backward_(std::move(backward)), name_(name), twice_(twice) {}
+  BackwardNode(Backward backward, const char* name, bool twice, bool lasts)
+      : backward_(std::move(backward)),
+        name_(name),
+        twice_(twice),
+        lasts_(lasts) {}
 
   std::string name() const override { return name_; }
 
@@ -39,13 +42,26 @@ class BackwardNode : public torch::autograd::Node {
     return out;
   }
 
-  void release_variables() override { backward_ = nullptr; }
+  void release_variables() override {
+    if (!lasts_) backward_ = nullptr;
+  }
 
  private:
   Backward backward_;
   const char* name_;
-  bool twice_;
+  bool twice_, lasts_;
 };
+
+at::Tensor record(at::Tensor out, const std::vector<at::Tensor>& inputs,
+                  Backward backward, const char* name, bool twice, bool lasts) {
+  if (!needs_graph(inputs)) return out;
+  std::shared_ptr<torch::autograd::Node> node(
+      new BackwardNode(std::move(backward), name, twice, lasts),
+      torch::autograd::deleteNode);
+  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  torch::autograd::set_history(out, node);
+  return out;
+}
 
 }  // namespace
 
@@ -59,13 +75,14 @@ bool needs_graph(std::span<const at::Tensor> inputs) {
 
 at::Tensor with_backward(at::Tensor out, std::vector<at::Tensor> inputs,
                          Backward backward, const char* name, bool twice) {
-  if (!needs_graph(inputs)) return out;
-  std::shared_ptr<torch::autograd::Node> node(
-      new BackwardNode(std::move(backward), name, twice),
-      torch::autograd::deleteNode);
-  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
-  torch::autograd::set_history(out, node);
-  return out;
+  return record(std::move(out), inputs, std::move(backward), name, twice,
+                /*lasts=*/false);
+}
+
+at::Tensor with_lasting_backward(at::Tensor out, std::vector<at::Tensor> inputs,
+                                 Backward backward, const char* name) {
+  return record(std::move(out), inputs, std::move(backward), name,
+                /*twice=*/false, /*lasts=*/true);
 }
 
 }  // namespace thinwire

@@ -27,4 +27,9 @@ at::Tensor with_backward(at::Tensor out, std::vector<at::Tensor> inputs,
                          Backward backward, const char* name,
                          bool twice = false);
 
+// The same, for an `out` that is used in many passes: backward runs any number
+// of times, and what it captures lives as long as `out`.
+at::Tensor with_lasting_backward(at::Tensor out, std::vector<at::Tensor> inputs,
+                                 Backward backward, const char* name);
+
 }  // namespace thinwire

@@ -64,6 +64,12 @@ at::Tensor gather(const at::Tensor& dense, const at::Tensor& index) {
                 : gather<c10::BFloat16, std::int64_t>(dense, index);
 }
 
+Backward gathering(const at::Tensor& index) {
+  return [index](const at::Tensor& grad, const std::vector<bool>&) {
+    return std::vector<at::Tensor>{gather(grad, index)};
+  };
+}
+
 void check(const at::Tensor& weight, const at::Tensor& values,
            const at::Tensor& index) {
   THINWIRE_ASSERT(
@@ -100,12 +106,18 @@ at::Tensor masked_parameter(const at::Tensor& weight, const at::Tensor& values,
                             const at::Tensor& index) {
   check(weight, values, index);
   if (index.numel() == 0) return weight;  // an empty mask costs nothing
-  return with_backward(
-      weight.detach(), {values},
-      [index](const at::Tensor& grad, const std::vector<bool>&) {
-        return std::vector<at::Tensor>{gather(grad, index)};
-      },
-      "masked_parameter");
+  return with_backward(weight.detach(), {values}, gathering(index),
+                       "masked_parameter");
+}
+
+at::Tensor lasting_masked_parameter(const at::Tensor& weight,
+                                    const at::Tensor& values,
+                                    const at::Tensor& index) {
+  check(weight, values, index);
+  if (index.numel() == 0) return weight;
+  const at::AutoGradMode record(true);
+  return with_lasting_backward(weight.detach(), {values}, gathering(index),
+                               "masked_parameter");
 }
 
 void write_masked(at::Tensor weight, const at::Tensor& values,

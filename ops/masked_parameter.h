@@ -16,6 +16,12 @@ namespace thinwire {
 at::Tensor masked_parameter(const at::Tensor& weight, const at::Tensor& values,
                             const at::Tensor& index);
 
+// The same made once for all passes to come, whatever the grad mode now: the
+// weight's numbers may change between them.
+at::Tensor lasting_masked_parameter(const at::Tensor& weight,
+                                    const at::Tensor& values,
+                                    const at::Tensor& index);
+
 // weight[index] = values, to nearest even where weight is bf16; in place,
 // without touching autograd.
 void write_masked(at::Tensor weight, const at::Tensor& values,

@@ -1,5 +1,6 @@
 #include "ops/masked_parameter.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 #include <gtest/gtest.h>
@@ -60,6 +61,32 @@ TEST(MaskedParameter, TiedUsesSum) {
   EXPECT_LT(largest_difference(values.grad(),
                                dense.grad().flatten().index_select(0, index)),
             1e-5);
+}
+
+// Made without a graph, used in pass after pass, with other numbers each.
+TEST(MaskedParameter, OneLastsForManyPasses) {
+  const at::Tensor index = index_of({1, 4, 6, 7}, at::kInt);
+  const at::Tensor weight = normal("w", {4, 3});
+  at::Tensor values =
+      weight.flatten().index_select(0, index).requires_grad_(true);
+  at::Tensor lasting;
+  {
+    const at::NoGradGuard no_grad;
+    lasting = lasting_masked_parameter(weight, values, index);
+  }
+  const at::Tensor x = normal("x", {7, 3});
+  for (int pass = 0; pass < 3; ++pass) {
+    values.mutable_grad() = at::Tensor();
+    // Two uses in a pass.
+    at::linear(at::linear(x, lasting).square(), lasting.t()).sum().backward();
+    at::Tensor dense = copy_leaf(weight);
+    at::linear(at::linear(x, dense).square(), dense.t()).sum().backward();
+    EXPECT_LT(largest_difference(values.grad(),
+                                 dense.grad().flatten().index_select(0, index)),
+              1e-5);
+    EXPECT_FALSE(weight.grad().defined());
+    write_masked(weight, normal("v", {4}).add(pass), index);
+  }
 }
 
 // The dense gradient arrives rounded once to bf16; what is gathered is exact.

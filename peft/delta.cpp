@@ -107,7 +107,20 @@ int Delta::find(std::string_view name) const {
 const at::Tensor& Delta::leaf(std::string_view name) const {
   const int entry = find(name);
   THINWIRE_ASSERT(entry >= 0, "the delta has no entry '{}'", name);
-  return leaf(entry);
+  const Whole& whole = wholes_[static_cast<std::size_t>(entry)];
+  return whole.tensor.defined() ? whole.tensor : leaf(entry);
+}
+
+at::Tensor Delta::whole(int entry) const {
+  const DeltaEntry& e = entries_[static_cast<std::size_t>(entry)];
+  THINWIRE_ASSERT(e.target.empty(), "'{}' is of '{}'", e.name, e.target);
+  const at::Tensor values = values_.narrow(0, e.offset, e.count);
+  if (e.kind == EntryKind::kDense) return values.view(e.shape).clone();
+  const auto rest = constants_.find(rest_constant(e.name));
+  at::Tensor out = rest == constants_.end() ? at::zeros(e.shape, at::kFloat)
+                                            : rest->second.clone();
+  write_masked(out, values, e.index);
+  return out;
 }
 
 void Delta::set_constant(const std::string& name, at::Tensor tensor) {
@@ -116,6 +129,10 @@ void Delta::set_constant(const std::string& name, at::Tensor tensor) {
 
 std::string owner_constant(std::string_view entry) {
   return "owner." + std::string(entry);
+}
+
+std::string rest_constant(std::string_view entry) {
+  return "rest." + std::string(entry);
 }
 
 Digest Delta::hash() const {
@@ -143,6 +160,38 @@ void Delta::make_leaves(const at::Tensor& values, const at::Tensor& grads) {
     // A defined gradient is added to in place, so it stays where it is.
     leaf.mutable_grad() = over(grads, e.offset, shape);
     leaves_.push_back(std::move(leaf));
+  }
+  wholes_.assign(entries_.size(), {});
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const DeltaEntry& e = entries_[i];
+    if (e.kind != EntryKind::kMasked || !e.target.empty()) continue;
+    const at::Tensor index = e.index.to(values.device());
+    wholes_[i] = {lasting_masked_parameter(at::zeros(e.shape, values.options()),
+                                           leaves_[i], index),
+                  index};
+  }
+  fill_wholes();
+}
+
+// The rest, and the values at the mask.
+void Delta::fill_wholes() const {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (!wholes_[i].tensor.defined()) continue;
+    const DeltaEntry& e = entries_[i];
+    const at::Tensor whole = wholes_[i].tensor.detach();
+    const auto rest = constants_.find(rest_constant(e.name));
+    if (rest == constants_.end()) {
+      whole.zero_();
+    } else if (rest->second.sizes() != whole.sizes() ||
+               rest->second.scalar_type() != at::kFloat) {
+      fail<UsageError>("delta: the rest of '{}' is [{}], the tensor [{}]",
+                       e.name, fmt::join(rest->second.sizes(), ", "),
+                       fmt::join(whole.sizes(), ", "));
+    } else {
+      whole.copy_(rest->second);
+    }
+    write_masked(whole, leaves_[i].detach(), wholes_[i].index);
   }
 }
 
@@ -195,6 +244,7 @@ void Delta::bind(Parameters& parameters) const {
   for (const auto& [target, residue] : residues(constants_)) {
     write_residue(target, residue, parameters);
   }
+  fill_wholes();  // constants may have changed
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     if (slots[i] < 0) continue;
     if (entries_[i].kind == EntryKind::kDense) {
@@ -210,11 +260,13 @@ void Delta::bind(Parameters& parameters) const {
 std::vector<MaskedWrite> Delta::masked_writes(Parameters& parameters) const {
   std::vector<MaskedWrite> writes;
   if (placed()) return writes;
-  for (const DeltaEntry& e : entries_) {
-    if (e.kind != EntryKind::kMasked || e.target.empty()) continue;
-    writes.push_back(
-        masked_write(parameters.slot(parameters.require(e.target)).frozen,
-                     e.index, e.offset));
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const DeltaEntry& e = entries_[i];
+    if (e.kind != EntryKind::kMasked) continue;
+    const at::Tensor weight =
+        e.target.empty() ? wholes_[i].tensor.detach()
+                         : parameters.slot(parameters.require(e.target)).frozen;
+    writes.push_back(masked_write(weight, e.index, e.offset));
   }
   return writes;
 }
@@ -225,7 +277,12 @@ void Delta::write_back(Parameters& parameters) const {
     placed_values_.detach().copy_(values_);
     for (std::size_t i = 0; i < entries_.size(); ++i) {
       const DeltaEntry& e = entries_[i];
-      if (e.kind != EntryKind::kMasked || e.target.empty()) continue;
+      if (e.kind != EntryKind::kMasked) continue;
+      if (e.target.empty()) {
+        write_masked(wholes_[i].tensor.detach(), leaves_[i].detach(),
+                     wholes_[i].index);
+        continue;
+      }
       const Parameters::Slot& slot =
           parameters.slot(parameters.require(e.target));
       write_masked(slot.frozen, leaves_[i].detach(),
@@ -269,7 +326,9 @@ void Delta::swap(at::Tensor& other) {
 MaskedBytes masked_bytes(const Parameters& parameters, const Delta& delta) {
   MaskedBytes bytes;
   for (const DeltaEntry& e : delta.entries()) {
-    if (e.kind != EntryKind::kMasked || e.count == 0) continue;
+    if (e.kind != EntryKind::kMasked || e.target.empty() || e.count == 0) {
+      continue;
+    }
     const int slot = parameters.require(e.target);
     bytes.before += parameters.loaded_bytes(slot);
     bytes.after += parameters.writable_bytes(slot);

@@ -55,7 +55,8 @@ struct DeltaEntry {
   std::vector<std::int64_t> shape;     // of the whole tensor it belongs to
   std::int64_t offset = 0, count = 0;  // its range, in numbers
   // Masked: sorted flat positions, int32 (int64 if the tensor has 2^31
-  // elements or more), equal on all ranks. Dense: undefined.
+  // elements or more), equal on all ranks. Dense: undefined. Masked without a
+  // target: numbers of a tensor of the method's own; the others rest.
   at::Tensor index;
   std::string target;  // parameter slot it replaces, "" = none
   Meaning meaning = Meaning::kAbsolute;
@@ -67,6 +68,11 @@ struct DeltaEntry {
 // Name of the constant that says which worker moves each number of an entry,
 // where workers move different ones: int32 [count], from 0.
 std::string owner_constant(std::string_view entry);
+
+// Name of the constant that says where the numbers rest that an entry masks
+// out of a tensor of its method's own: fp32, of the tensor's shape, and unread
+// at the mask. None: at 0.
+std::string rest_constant(std::string_view entry);
 
 // How a buffer is made equal (or not) across ranks when it is saved or agreed.
 enum class BufferRule { kMean, kSum, kRankZero, kPerRank };
@@ -106,8 +112,13 @@ class Delta {
   const at::Tensor& leaf(int entry) const {
     return leaves_[static_cast<std::size_t>(entry)];
   }
-  int find(std::string_view name) const;                // entry index, -1: none
-  const at::Tensor& leaf(std::string_view name) const;  // InternalError: none
+  int find(std::string_view name) const;  // entry index, -1: none
+  // What a method reads: the leaf; of a masked entry without a target the
+  // whole tensor, whose gradient comes to the leaf at the mask. InternalError:
+  // none.
+  const at::Tensor& leaf(std::string_view name) const;
+  // A copy of the tensor that an entry without a target is of, fp32.
+  at::Tensor whole(int entry) const;
 
   // Of entries, indices, constants and groups: ranks, checkpoints and clients
   // agree exactly when this agrees. Values are not in it.
@@ -128,12 +139,14 @@ class Delta {
 
   // Points the parameter slots of every entry with a target at its leaf
   // (masked: writes the values into the frozen weight first), and writes the
-  // constants that hold residues of earlier phases (peft/relayout.h). Throws
+  // constants that hold residues of earlier phases (peft/relayout.h). Without a
+  // target, masked values are written into their whole tensors. Throws
   // UsageError naming the tensor if two entries want it, or if target or shape
   // do not exist in this backbone.
   void bind(Parameters& parameters) const;
-  // Masked values into their frozen weights, rounded where these are bf16;
-  // placed: all values to the leaves first. O(k).
+  // Masked values into their frozen weights, rounded where these are bf16, and
+  // into whole tensors of methods' own; placed: all values to the leaves first.
+  // O(k).
   void write_back(Parameters& parameters) const;
   // Where that writes to, in order of the flat vector; valid while the
   // parameters and this stay as they are. Placed: nothing, write_back() does it
@@ -159,10 +172,17 @@ class Delta {
   std::vector<std::string> method_configs_;
   // Leaves over these vectors.
   void make_leaves(const at::Tensor& values, const at::Tensor& grads);
+  void fill_wholes() const;
 
   at::Tensor values_, grads_;
   at::Tensor placed_values_, placed_grads_;  // undefined: leaves are over those
   std::vector<at::Tensor> leaves_;
+  // Of masked entries without a target; undefined elsewhere. The index lies
+  // where the leaves do.
+  struct Whole {
+    at::Tensor tensor, index;
+  };
+  std::vector<Whole> wholes_;
 };
 
 // Collects what the methods of a run declare; build() lays it out in order of
@@ -182,11 +202,19 @@ class DeltaBuilder {
   // What `declare` declares are parts of the method whose config was stated
   // last: the configs that they state are not the delta's.
   void parts(const std::function<void()>& declare);
+  // Of the dense entries without a target that `declare` declares, those that
+  // `masks` names become masked ones, at these positions; the rest of their
+  // tensors stays as it begins, or is 0.
+  using Masks = std::map<std::string, at::Tensor, std::less<>>;
+  enum class Rest { kAsItBegins, kZero };
+  void masked(const Masks& masks, Rest rest,
+              const std::function<void()>& declare);
   bool trains(std::string_view target) const;  // some entry has this target
   Delta build();                               // leaves the builder empty
 
  private:
   std::string method_of(int entry) const;
+  void mask_inside(DeltaEntry& entry, at::Tensor& initial);
 
   Delta delta_;
   std::vector<at::Tensor> initial_;
@@ -194,11 +222,13 @@ class DeltaBuilder {
   std::unordered_map<std::string, int> by_name_, by_target_;
   std::int64_t size_ = 0;
   bool in_parts_ = false;
+  const Masks* masks_ = nullptr;  // while masked() declares
+  Rest rest_ = Rest::kZero;
 };
 
-// Bytes of the weights that masked entries are written into: pages that turn
-// from shared ones into this rank's own, most of them, since masks are
-// scattered. The same before the delta is bound and after.
+// Bytes of the backbone's weights that masked entries are written into: pages
+// that turn from shared ones into this rank's own, most of them, since masks
+// are scattered. The same before the delta is bound and after.
 struct MaskedBytes {
   std::int64_t before = 0, after = 0;  // int8 becomes bf16
   std::int64_t more() const { return after - before; }

@@ -124,7 +124,7 @@ at::Tensor origin_of(const Delta& delta, const Backbone& backbone,
   DeltaBuilder builder;
   if (std::ranges::any_of(delta.entries(), stands_alone)) {
     for (const auto& method : methods) {
-      method->declare(builder, backbone, {.seed = seed});
+      method->declare(builder, backbone, {.seed = seed, .whole = true});
     }
   }
   const Delta initial = builder.build();
@@ -137,11 +137,15 @@ at::Tensor origin_of(const Delta& delta, const Backbone& backbone,
       continue;
     }
     const int declared = initial.find(e.name);
-    if (declared < 0 || initial.leaf(declared).numel() != e.count) {
+    if (declared < 0 ||
+        initial.entries()[static_cast<std::size_t>(declared)].shape !=
+            e.shape) {
       fail<UsageError>("'{}': its method does not declare it on this model",
                        e.name);
     }
-    to.copy_(initial.leaf(declared).detach().reshape({-1}));
+    const at::Tensor whole = initial.whole(declared).view({-1});
+    to.copy_(e.kind == EntryKind::kDense ? whole
+                                         : whole.index_select(0, e.index));
   }
   return origin;
 }
@@ -176,7 +180,8 @@ Delta intersect(std::span<const NamedDelta> deltas) {
         first.values().slice(0, e.offset, e.offset + e.count);
     const std::vector<std::int64_t> places = places_of(e, deltas);
     const auto owner = constants.find(owner_constant(e.name));
-    if (places.empty()) {
+    const bool read_whole = e.target.empty();  // even of nothing
+    if (places.empty() && !read_whole) {
       if (owner != constants.end()) constants.erase(owner);
       continue;
     }

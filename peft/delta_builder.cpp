@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/error.h"
 #include "peft/delta.h"
@@ -87,6 +88,7 @@ int DeltaBuilder::add(DeltaEntry entry, at::Tensor initial) {
   THINWIRE_ASSERT(initial.defined() && initial.scalar_type() == at::kFloat,
                   "initial value of '{}'", entry.name);
   initial = initial.cpu();
+  mask_inside(entry, initial);
   THINWIRE_ASSERT(
       entry.group >= 0 &&
           (delta_.groups_.empty()
@@ -136,9 +138,33 @@ void DeltaBuilder::method_config(std::string json) {
 
 void DeltaBuilder::parts(const std::function<void()>& declare) {
   THINWIRE_ASSERT(!delta_.method_configs_.empty(), "parts of no method");
-  in_parts_ = true;
+  const bool before = std::exchange(in_parts_, true);
   declare();
-  in_parts_ = false;
+  in_parts_ = before;
+}
+
+void DeltaBuilder::masked(const Masks& masks, Rest rest,
+                          const std::function<void()>& declare) {
+  THINWIRE_ASSERT(masks_ == nullptr, "a mask within a mask");
+  masks_ = &masks;
+  rest_ = rest;
+  declare();
+  masks_ = nullptr;
+}
+
+void DeltaBuilder::mask_inside(DeltaEntry& entry, at::Tensor& initial) {
+  if (masks_ == nullptr || entry.kind != EntryKind::kDense ||
+      !entry.target.empty()) {
+    return;
+  }
+  const auto mask = masks_->find(entry.name);
+  if (mask == masks_->end()) return;
+  if (rest_ == Rest::kAsItBegins) {
+    constant(rest_constant(entry.name), initial.clone());
+  }
+  entry.kind = EntryKind::kMasked;
+  entry.index = mask->second;
+  initial = initial.reshape({-1}).index_select(0, entry.index);
 }
 
 bool DeltaBuilder::trains(std::string_view target) const {

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/parameters.h"
+#include "ops/masked_parameter.h"
 #include "peft/residue.h"
 
 namespace thinwire {
@@ -50,6 +51,30 @@ void for_each_common(const DeltaEntry& to, const DeltaEntry& from, const F& f) {
   }
 }
 
+// A tensor of a method's own of which a mask takes in or leaves out numbers:
+// those taken in begin where they rested, those left out rest where they are,
+// unless the method rests them at 0.
+void carry_own(const Delta& old, const DeltaEntry& from, const DeltaEntry& to,
+               Delta& next) {
+  if (from.kind == EntryKind::kDense && to.kind == EntryKind::kDense) return;
+  at::Tensor whole = old.whole(old.find(from.name));
+  const at::Tensor flat = whole.view({-1});
+  next.values()
+      .narrow(0, to.offset, to.count)
+      .copy_(to.kind == EntryKind::kDense ? flat
+                                          : flat.index_select(0, to.index));
+  const std::string rest = rest_constant(to.name);
+  if (!next.constants().contains(rest)) return;
+  // What still trains would rest where it would have, so that the layout is a
+  // function of the mask and of what it left out.
+  if (const auto was = old.constants().find(rest_constant(from.name));
+      was != old.constants().end()) {
+    write_masked(whole, was->second.view({-1}).index_select(0, to.index),
+                 to.index);
+  }
+  next.set_constant(rest, whole);
+}
+
 bool same_support(const DeltaEntry& a, const DeltaEntry& b) {
   if (a.kind != b.kind || a.shape != b.shape || a.count != b.count) {
     return false;
@@ -85,6 +110,7 @@ Relayout relayout(const Delta& old, Delta next) {
       source[e.offset + i] = o->offset + j;
       to[e.offset + i] = from[o->offset + j];
     });
+    if (e.target.empty()) carry_own(old, *o, e, next);
   }
   for (const DeltaEntry& o : old.entries()) {
     if (!o.target.empty() || next.find(o.name) >= 0) continue;
@@ -107,7 +133,9 @@ Relayout relayout(const Delta& old, Delta next) {
 
 void rewind(const Delta& old, Parameters& parameters) {
   for (const DeltaEntry& e : old.entries()) {
-    if (e.kind != EntryKind::kMasked || e.count == 0) continue;
+    if (e.target.empty() || e.kind != EntryKind::kMasked || e.count == 0) {
+      continue;  // a method's own tensors begin anew
+    }
     fail<UsageError>(
         "rewind: '{}' trains under a mask, which has written over the values "
         "of the start; only what trains whole can return to them",

@@ -4,8 +4,10 @@
 // residue, a constant of the new delta (`residue.TARGET` dense, or
 // `residue.TARGET.index` + `.values` sparse) that bind() writes into the frozen
 // weights, so that delta + backbone file still give the whole model. What
-// trains now and did not before starts from the current effective weight. Or
-// everything is rewound, and nothing of what trained is kept.
+// trains now and did not before starts from the current effective weight. So it
+// is inside tensors of methods' own: what a mask leaves out rests
+// (rest_constant()). Or everything is rewound, and nothing of what trained is
+// kept.
 #pragma once
 
 #include <ATen/core/Tensor.h>

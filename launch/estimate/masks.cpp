@@ -14,7 +14,10 @@
 namespace thinwire {
 namespace {
 
-bool masked(const DeltaEntry& e) { return e.kind == EntryKind::kMasked; }
+// Of a tensor of the backbone; masks inside methods' own are as declared.
+bool masked(const DeltaEntry& e) {
+  return e.kind == EntryKind::kMasked && !e.target.empty();
+}
 
 // What the small model calls a tensor of the whole one; none: it has none.
 std::optional<std::string> small_name(const std::string& target,
