@@ -7,7 +7,16 @@
 
 namespace thinwire {
 
-enum class FieldType { kBool, kInt, kFloat, kString, kStrings, kFloats };
+// kMethod: a method with its config, `{method: ID, …}`; its default is JSON.
+enum class FieldType {
+  kBool,
+  kInt,
+  kFloat,
+  kString,
+  kStrings,
+  kFloats,
+  kMethod
+};
 
 struct Field {
   std::string_view name;

@@ -27,35 +27,17 @@ void refuse_unknown_sections(const ConfigNode& root) {
   }
 }
 
-// The word that picks a table of fields: task.kind, peft.N.method.
-std::string selector(const ConfigNode* node, const std::string& section,
-                     const std::string& key, const std::string& path) {
-  if (node == nullptr || node->kind != ConfigNode::Kind::kMap) {
-    fail<UsageError>("{}: {} must be a map with the key `{}`",
-                     node == nullptr ? path : node->where, section, key);
-  }
-  const ConfigNode* word = node->find(key);
-  if (word == nullptr || word->kind != ConfigNode::Kind::kScalar) {
-    fail<UsageError>("{}: {}.{} is missing", node->where, section, key);
-  }
-  return word->text;
-}
-
-template <class Info>
-const Info& find_info(const Info& (*find)(std::string_view),
-                      const ConfigNode* node, const std::string& key,
-                      const std::string& word) {
+const TaskInfo& task_info(const ConfigNode* node, const std::string& kind) {
   try {
-    return find(word);
+    return find_task(kind);
   } catch (const UsageError& error) {
-    fail<UsageError>("{}: {}", node->find(key)->where, error.what());
+    fail<UsageError>("{}: {}", node->find("kind")->where, error.what());
   }
 }
 
 Json read_task(const ConfigNode* node, RunConfig& config) {
   config.task_kind = selector(node, "task", "kind", config.path);
-  const TaskInfo& info =
-      find_info<TaskInfo>(&find_task, node, "kind", config.task_kind);
+  const TaskInfo& info = task_info(node, config.task_kind);
   config.task = read_fields(node, "task", info.fields, {"kind"});
   Json out = {{"kind", config.task_kind}};
   out.update(config.task);
@@ -74,33 +56,41 @@ Json read_peft(const ConfigNode* node, RunConfig& config) {
   for (std::size_t i = 0; i < node->children.size(); ++i) {
     const ConfigNode* item = &node->children[i];
     const std::string section = fmt::format("peft.{}", i);
-    const std::string id = selector(item, section, "method", config.path);
-    const MethodInfo& info =
-        find_info<MethodInfo>(&find_method, item, "method", id);
-    config.peft.push_back(
-        {id, read_fields(item, section, info.fields, {"method"})});
+    out.push_back(read_method(item, section, config.path));
+    const std::string id = out.back().at("method");
+    Json fields = out.back();
+    fields.erase("method");
+    config.peft.push_back({id, std::move(fields)});
     try {
-      info.make(config.peft.back().config);  // its own checks, with the place
+      // Its own checks, with the place.
+      find_method(id).make(config.peft.back().config);
     } catch (const UsageError& error) {
       fail<UsageError>("{}: {}", item->where, error.what());
     }
-    out.push_back({{"method", id}});
-    out.back().update(config.peft.back().config);
   }
   return out;
 }
 
-// A method that has numbers of each task's own knows how many there are.
+// A method that has numbers of each task's own knows how many there are; so
+// does one inside another.
+void check_task_count(const std::string& where, const std::string& id,
+                      const Json& fields, std::int64_t count) {
+  for (const auto& [key, value] : fields.items()) {
+    if (value.is_object()) {
+      check_task_count(where, value.at("method"), value, count);
+    }
+    if (key != "tasks" || value == count) continue;
+    fail<UsageError>("{}: {}: tasks is {}, data.train has {} of them", where,
+                     id, value.dump(), count);
+  }
+}
+
 void check_task_counts(const ConfigNode& root, const RunConfig& config) {
   if (config.tasks.empty()) return;
-  const auto count = static_cast<std::int64_t>(config.tasks.size());
   for (std::size_t i = 0; i < config.peft.size(); ++i) {
-    const MethodChoice& m = config.peft[i];
-    const auto tasks = m.config.find("tasks");
-    if (tasks == m.config.end() || *tasks == count) continue;
-    fail<UsageError>("{}: {}: tasks is {}, data.train has {} of them",
-                     root.find("peft")->children[i].where, m.id, tasks->dump(),
-                     count);
+    check_task_count(root.find("peft")->children[i].where, config.peft[i].id,
+                     config.peft[i].config,
+                     static_cast<std::int64_t>(config.tasks.size()));
   }
 }
 

@@ -30,6 +30,8 @@ std::string_view type_name(FieldType type) {
       return "a list of words";
     case kFloats:
       return "a list of numbers";
+    case kMethod:
+      return "a method with its config, as {method: lora, r: 8}";
   }
   return "";
 }
@@ -86,6 +88,7 @@ nlohmann::ordered_json default_value(const Field& field,
       parse_config_text(std::string(field.default_text), "default");
   nlohmann::ordered_json out;
   if (node.kind == ConfigNode::Kind::kNull) return out;
+  if (field.type == kMethod) return read_method(&node, section, "default");
   THINWIRE_ASSERT(read_value(node, field.type, &out), "{}.{}: default '{}'",
                   section, field.name, field.default_text);
   return out;
@@ -175,6 +178,8 @@ nlohmann::ordered_json read_fields(const ConfigNode* node,
                          section, field.name, field.help);
       }
       slot = default_value(field, section);
+    } else if (field.type == kMethod) {
+      slot = read_method(value, fmt::format("{}.{}", section, field.name), "");
     } else if (!read_value(*value, field.type, &slot)) {
       fail<UsageError>("{}: {}.{} is {}; it must be {}", value->where, section,
                        field.name,
@@ -185,6 +190,35 @@ nlohmann::ordered_json read_fields(const ConfigNode* node,
                        type_name(field.type));
     }
   }
+  return out;
+}
+
+std::string selector(const ConfigNode* node, std::string_view section,
+                     std::string_view key, const std::string& path) {
+  if (node == nullptr || node->kind != ConfigNode::Kind::kMap) {
+    fail<UsageError>("{}: {} must be a map with the key `{}`",
+                     node == nullptr ? path : node->where, section, key);
+  }
+  const ConfigNode* word = node->find(key);
+  if (word == nullptr || word->kind != ConfigNode::Kind::kScalar) {
+    fail<UsageError>("{}: {}.{} is missing", node->where, section, key);
+  }
+  return word->text;
+}
+
+nlohmann::ordered_json read_method(const ConfigNode* node,
+                                   std::string_view section,
+                                   const std::string& path) {
+  const std::string id = selector(node, section, "method", path);
+  const auto info = [&]() -> const MethodInfo& {
+    try {
+      return find_method(id);
+    } catch (const UsageError& error) {
+      fail<UsageError>("{}: {}", node->find("method")->where, error.what());
+    }
+  };
+  nlohmann::ordered_json out = {{"method", id}};
+  out.update(read_fields(node, section, info().fields, {"method"}));
   return out;
 }
 

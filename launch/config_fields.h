@@ -41,6 +41,14 @@ nlohmann::ordered_json read_fields(const ConfigNode* node,
                                    std::string_view section,
                                    std::span<const Field> fields,
                                    const std::vector<std::string>& known = {});
+// The word that picks a table of fields: `key` of the map `node`. Throws
+// UsageError with file:line, or `path` where there is no node.
+std::string selector(const ConfigNode* node, std::string_view section,
+                     std::string_view key, const std::string& path);
+// {method: ID} and the fields of the method, as read_fields() reads them.
+nlohmann::ordered_json read_method(const ConfigNode* node,
+                                   std::string_view section,
+                                   const std::string& path);
 // With ranges and choices checked too.
 nlohmann::ordered_json read_section(const ConfigNode* node,
                                     const Section& section);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "peft/method.h"
 
 namespace thinwire {
 namespace {
@@ -26,8 +27,20 @@ std::string_view type_name(FieldType type) {
       return "a list of texts";
     case FieldType::kFloats:
       return "a list of numbers";
+    case FieldType::kMethod:
+      return "a method with its config, as {method: lora, r: 8}";
   }
   return "?";
+}
+
+// {"method": ID} with all of its fields. Throws UsageError.
+Json method_config(const Json& given) {
+  const auto id = given.find("method");
+  if (id == given.end() || !id->is_string()) return {};
+  const MethodInfo& info = find_method(id->get<std::string>());
+  Json out = {{"method", info.id}};
+  out.update(complete_fields(info.id, info.fields, given));
+  return out;
 }
 
 // As the type; null when it is not of that type.
@@ -56,6 +69,8 @@ Json typed(FieldType type, const Json& value) {
       }
       return list;
     }
+    case FieldType::kMethod:
+      return value.is_object() ? method_config(value) : Json();
   }
   return {};
 }
@@ -68,6 +83,7 @@ Json parse_default(std::string_view owner, const Field& f) {
     case FieldType::kBool:
     case FieldType::kInt:
     case FieldType::kFloat:
+    case FieldType::kMethod:
       value = Json::parse(text, nullptr, false);
       break;
     case FieldType::kString:

@@ -88,5 +88,29 @@ TEST(FieldValues, FillsDefaultsAndTypes) {
             "m: flag must be true or false, got 1");
 }
 
+// A method inside another has all of its fields too.
+TEST(FieldValues, AMethodInside) {
+  constexpr Field kFields[] = {
+      {"inner", FieldType::kMethod, R"({"method": "head"})", "h"}};
+  EXPECT_EQ(complete_fields("m", kFields, Json::object()).dump(),
+            R"({"inner":{"method":"head"}})");
+  const Json lora = complete_fields(
+      "m", kFields, {{"inner", {{"method", "lora"}, {"r", 2}}}})["inner"];
+  EXPECT_EQ(lora.at("method"), "lora");
+  EXPECT_EQ(lora.at("r"), 2);
+  EXPECT_EQ(lora.size(), 1 + find_method("lora").fields.size());
+  const auto refused = [&](const Json& inner) {
+    return refusal([&] { complete_fields("m", kFields, {{"inner", inner}}); });
+  };
+  EXPECT_EQ(refused({{"method", "lora"}, {"rank", 2}}),
+            "lora: key 'rank' is unknown; nearest: 'r'");
+  EXPECT_EQ(refused("lora"),
+            "m: inner must be a method with its config, as {method: lora, r: "
+            "8}, got \"lora\"");
+  EXPECT_EQ(refused({{"r", 8}}),
+            "m: inner must be a method with its config, as {method: lora, r: "
+            "8}, got {\"r\":8}");
+}
+
 }  // namespace
 }  // namespace thinwire
