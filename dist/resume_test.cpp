@@ -273,6 +273,32 @@ TEST(Resume, PhasesHappenOnceAndLeaveTheRestAlone) {
   }
 }
 
+// Masks inside an adapter and LoRA, drawn after warm-up.
+TEST(Resume, AMaskInsideAMethodAtEveryStep) {
+  const std::pair<std::string, Config> methods[] = {
+      {"sparse_adapter",
+       {{"adapter", {{"method", "houlsby"}, {"bottleneck", 4}}},
+        {"density", 0.3},
+        {"samples", 10},
+        {"warmup_steps", 3}}},
+      {"fish_tuning",
+       {{"adapter", {{"method", "lora"}, {"r", 2}, {"dropout", 0.1}}},
+        {"density", 0.4},
+        {"samples", 10},
+        {"warmup_steps", 3}}}};
+  for (const bool text : {false, true}) {
+    for (const auto& method : methods) {
+      SCOPED_TRACE(method.first);
+      Job job = base_job(text);
+      job.methods = {method};
+      job.options.steps = 6;
+      job.options.checkpoint_every = 1;
+      job.options.eval_every = 4;
+      expect_exact_resume(job, 2, every_step(6));
+    }
+  }
+}
+
 // A boundary changes what trains, not what the model computes: the step after
 // it has the loss that the step would have had without.
 TEST(Resume, ABoundaryDoesNotMoveTheModel) {

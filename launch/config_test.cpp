@@ -185,6 +185,34 @@ TEST(RunConfig, RefusalsNameKeyPlaceAndNearest) {
               HasSubstr("comm.codec: fp32"));
 }
 
+// The config of a method inside another is as one of the list.
+TEST(RunConfig, AMethodInsideAnother) {
+  const std::string inside = "peft.0={method: fish_tuning, adapter: {method: ";
+  const RunConfig c = load_run_config(
+      write(kGood), {inside + "lora, r: 2}}", "peft.0.adapter.alpha=3"});
+  const auto& adapter = c.peft[0].config.at("adapter");
+  EXPECT_EQ(adapter.at("method"), "lora");
+  EXPECT_EQ(adapter.at("r"), 2);
+  EXPECT_EQ(adapter.at("alpha"), 3.0);
+  EXPECT_EQ(adapter.at("train_head"), true);
+  EXPECT_EQ(make_methods(c)[0]->id(), "fish_tuning");
+  const RunConfig again = load_run_config(write(c.text), {});
+  EXPECT_EQ(again.peft[0].config, c.peft[0].config);
+  EXPECT_EQ(load_run_config(write(kGood), {"peft.0={method: sparse_adapter}"})
+                .peft[0]
+                .config.at("adapter")
+                .at("method"),
+            "houlsby");
+  EXPECT_THAT(error_of({inside + "lora, rank: 2}}"}),
+              HasSubstr("peft.0.adapter.r"));
+  EXPECT_THAT(error_of({inside + "lroa}}"}), HasSubstr("lora"));
+  EXPECT_THAT(error_of({inside + "lora, r: 0}}"}), HasSubstr("lora: r must"));
+  EXPECT_THAT(error_of({"peft.0={method: fish_tuning, adapter: lora}"}),
+              HasSubstr("peft.0.adapter must be a map"));
+  EXPECT_THAT(error_of({"peft.0={method: fish_tuning, adapter: {r: 2}}"}),
+              HasSubstr("peft.0.adapter.method is missing"));
+}
+
 TEST(RunConfig, HelpListsEveryKey) {
   const std::string help = config_help();
   for (const Section& section : config_sections()) {

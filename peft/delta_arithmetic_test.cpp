@@ -96,7 +96,7 @@ TEST_F(Arithmetic, DifferencesAreSummedFromTheModelsOwnNumbers) {
 
 // (IA)^3 begins at 1, LoRA at its random numbers: half the way is half of that.
 TEST_F(Arithmetic, WhatMethodsAddBeginsAtItsInitialValues) {
-  for (const char* id : {"ia3", "lora", "houlsby"}) {
+  for (const char* id : {"ia3", "lora", "houlsby", "fish_tuning"}) {
     std::vector<std::unique_ptr<Method>> methods;
     methods.push_back(make_method(id, Config::object()));
     std::vector<NamedDelta> deltas;
