@@ -12,7 +12,7 @@ median round. Needs a machine that does nothing else. PY is a Python with torch
 """
 
 import rows
-from step_rows import families, fish, lora, memory, methods, text
+from step_rows import families, fish, lora, memory, methods, sparse, text
 
 # Row: module, what is measured, minutes on two quiet cores.
 ROWS = {
@@ -20,6 +20,7 @@ ROWS = {
     "fish": (fish, "FISH step against the dense gradient under DDP", 4),
     "methods": (methods, "LoRA and FISH against full fine-tuning, ours", 6),
     "families": (families, "every family's step over LoRA's of its size", 10),
+    "sparse": (sparse, "SparseAdapter against the dense adapter", 3),
     "text": (text, "LoRA on SST-2 and RTE against length groups", 5),
     "memory": (memory, "peak memory, T5-base, dropout 0.1", 12),
 }

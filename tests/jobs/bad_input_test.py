@@ -249,6 +249,17 @@ class BadInput(unittest.TestCase):
         self.refuse(config, "lt_sft", "first phase ends at step 40",
                     extra=["train.steps=40"])
 
+    def test_score_says_nothing(self):
+        peft = {"method": "sparse_adapter", "samples": 8}
+        self.refuse(self.config(peft=[{**peft, "adapter": {"method": "lora"}}]),
+                    "score snip is 0", "lora", "warmup_steps")
+        adapter = {"method": "houlsby", "bottleneck": 4}
+        self.refuse(self.config(peft=[{**peft, "adapter": adapter,
+                                       "density": 0.2, "sparsity": 0.2}]),
+                    "together they must be 1")
+        self.refuse(self.config(peft=[{**peft, "adapter": {"method": "lroa"}}]),
+                    "'lroa'", "lora")
+
     def test_saved_mask_is_used(self):
         mask = self.make_mask("mask-3.safetensors", 1)
         hashes = []
