@@ -106,14 +106,27 @@ at::Tensor Backbone::linear(int site, const at::Tensor& x,
     low_rank = a->low_rank(ctx);
     if (low_rank.a.defined()) fused = a.get();
   }
-  at::Tensor y = thinwire::linear(in, weight.tensor, more, low_rank,
-                                  weight.scale, weight.axes);
+  at::Tensor change;
+  for (const auto& a : attachments) {
+    if (const at::Tensor c = a->weight_change(ctx); c.defined()) {
+      change = change.defined() ? change.add(c) : c;
+    }
+  }
+  // A narrow W rounds its x, which the change does not.
+  const bool along = change.defined() && in.is_same(x) &&
+                     weight.tensor.scalar_type() == at::kFloat;
+  // out_in() turns there as it does back.
+  const at::Tensor matrix =
+      along ? weight.tensor.add(out_in(change, weight.axes)) : weight.tensor;
+  at::Tensor y =
+      thinwire::linear(in, matrix, more, low_rank, weight.scale, weight.axes);
   if (weight.watch != nullptr) {
     const at::ScalarType rounded =
         weight.scale.defined() ? at::kBFloat16 : weight.tensor.scalar_type();
     y = weight.watch->product(y, in, rounded, *ctx.layout, weight.axes);
   }
   if (bias.watch != nullptr) y = bias.watch->added(y, *ctx.layout);
+  if (change.defined() && !along) y = y.add(thinwire::linear(x, change));
   for (const auto& a : attachments) {
     if (a.get() == fused) continue;
     if (const at::Tensor path = a->path(x, ctx); path.defined()) {

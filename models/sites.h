@@ -83,6 +83,9 @@ class LinearAttachment {
   }
   // A path of this form is multiplied along with W, and path() is not asked.
   virtual LowRank low_rank(const ForwardContext&) { return {}; }
+  // A path that is a matrix, fp32 [d_out, d_in] however W lies: added to W
+  // before x meets it, where one product can be both.
+  virtual at::Tensor weight_change(const ForwardContext&) { return {}; }
 };
 
 // A sublayer computes u = Dropout(F(norm?(x))) and the residual adds x + u;
