@@ -62,6 +62,13 @@ std::vector<int> query_value_sites(const Backbone& backbone,
   return match_linear_sites(backbone, usual, method);
 }
 
+std::vector<int> target_sites(const Backbone& backbone,
+                              const std::vector<std::string>& targets,
+                              std::string_view method) {
+  return targets.empty() ? query_value_sites(backbone, method)
+                         : match_linear_sites(backbone, targets, method);
+}
+
 int decay_group(DeltaBuilder& builder, std::size_t dimensions) {
   if (dimensions >= 2) return builder.group({.name = "default"});
   return builder.group({.name = "no_decay", .weight_decay_factor = 0});

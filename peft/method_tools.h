@@ -31,6 +31,10 @@ void check_patterns(std::string_view method, const Backbone& backbone,
 // of this architecture.
 std::vector<int> query_value_sites(const Backbone& backbone,
                                    std::string_view method);
+// The sites that `target_modules` names; those where it names none.
+std::vector<int> target_sites(const Backbone& backbone,
+                              const std::vector<std::string>& targets,
+                              std::string_view method);
 
 // Vectors and scalars (biases, gains) are not decayed, matrices are.
 int decay_group(DeltaBuilder& builder, std::size_t dimensions);

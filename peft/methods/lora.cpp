@@ -184,8 +184,7 @@ class Lora : public Method {
   }
 
   std::vector<int> sites(const Backbone& backbone) const {
-    return targets_.empty() ? query_value_sites(backbone, "lora")
-                            : match_linear_sites(backbone, targets_, "lora");
+    return target_sites(backbone, targets_, id());
   }
 
   Config config_;

@@ -148,8 +148,7 @@ class Vera : public Method {
   }
 
   std::vector<int> sites(const Backbone& backbone) const {
-    return targets_.empty() ? query_value_sites(backbone, id())
-                            : match_linear_sites(backbone, targets_, id());
+    return target_sites(backbone, targets_, id());
   }
 
   Config config_;
