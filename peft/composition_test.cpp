@@ -18,21 +18,23 @@ TEST(Composition, SeveralMethodsShareOneDelta) {
     const at::Tensor bare = tiny.logits().detach();
     const auto lora = make_method("lora", Json::object());
     const auto bitfit = make_method("bitfit", Json::object());
+    const auto kadaptation = make_method("kadaptation", {{"t", 4}});
     const auto fish =
         make_method("fish_mask",
                     {{"density", 0.05}, {"samples", 3}, {"exclude", "*.bias"}});
+    const auto all = {lora.get(), bitfit.get(), kadaptation.get(), fish.get()};
     DeltaBuilder builder;
     const DeclareContext context{.scoring = &scoring};
-    for (Method* m : {lora.get(), bitfit.get(), fish.get()}) {
+    for (Method* m : all) {
       m->declare(builder, *tiny.backbone, context);
     }
     Delta delta = builder.build();
     delta.bind(tiny.backbone->parameters());
-    for (Method* m : {lora.get(), bitfit.get(), fish.get()}) {
+    for (Method* m : all) {
       m->attach(*tiny.backbone, delta);
     }
     EXPECT_TRUE(tiny.logits().detach().equal(bare));
-    EXPECT_EQ(delta.method_configs().size(), 3u);
+    EXPECT_EQ(delta.method_configs().size(), 4u);
     tiny.loss().backward();
     EXPECT_GT(delta.grads().norm().item<double>(), 0);
   }

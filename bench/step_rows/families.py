@@ -20,6 +20,7 @@ METHODS = {
     "ia3": "{method: ia3}",
     "bitfit": "{method: bitfit, add_missing: true}",
     "vera": "{method: vera, r: 64}",
+    "kadaptation": "{method: kadaptation}",
 }
 OF_PEFT = ("ia3", "prompt_tuning")
 
