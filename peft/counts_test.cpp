@@ -410,7 +410,15 @@ TEST(Counts, WhatDoesNotFitIsRefusedWithNumbers) {
             std::string::npos);
   EXPECT_EQ(refusal(*base, "mam", {{"prefix_bottleneck", 0}}),
             "mam: prefix_bottleneck must be at least 1, got 0");
+  EXPECT_EQ(refusal(*base, "intrinsic_dimension", {{"dimension", 0}}),
+            "intrinsic_dimension: dimension must be in [1, 1048576], got 0");
   const auto t5 = count_t5(2, 64, 4, 16, 128);
+  EXPECT_EQ(
+      refusal(
+          *t5, "intrinsic_dimension",
+          {{"dimension", 10000}, {"target_modules", {"EncDecAttention.q"}}}),
+      "intrinsic_dimension: dimension 10000 is more than the 8192 weights "
+      "of its targets; train these themselves (full), or lower it");
   EXPECT_NE(refusal(*t5, "bitfit", Json::object()).find("add_missing"),
             std::string::npos);
   EXPECT_NE(refusal(*t5, "head", Json::object()).find("no head"),
