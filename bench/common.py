@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -81,6 +82,30 @@ def first_line_time(path, event, process, limit=300):
 def read_metrics(folder):
     with open(os.path.join(folder, "metrics.jsonl")) as f:
         return [json.loads(line) for line in f]
+
+
+def train(config, folder, *changes):
+    """Trains a config on two ranks into a folder, emptied, with what they print
+    in FOLDER.log; the metrics' lines."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with open(folder + ".log", "w", encoding="utf-8") as log:
+        subprocess.run(["mpirun", "-np", "2", "--bind-to", "none", "--mca",
+                        "mpi_yield_when_idle", "1", BINARY, "train", config,
+                        "train.threads=1", *changes, f"output={folder}"],
+                       env=mpi_environment(), cwd=ROOT, check=True,
+                       stdout=log, stderr=subprocess.STDOUT)
+    return read_metrics(folder)
+
+
+def write_between(page, name, text):
+    """Replaces what stands between the marks of this name in a page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    with open(page, encoding="utf-8") as f:
+        before, rest = f.read().split(begin)
+    after = rest.split(end)[1]
+    with open(page, "w", encoding="utf-8") as f:
+        f.write(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def machine():

@@ -17,16 +17,14 @@ import glob
 import json
 import os
 import re
-import shutil
 import subprocess
 
-from common import (BINARY, ROOT, machine, mpi_environment, read_metrics, save)
+from common import ROOT, machine, save, train, write_between
 
 CONFIGS = os.path.join(ROOT, "configs")
 RUNS = os.path.join(ROOT, "runs", "papers")
 RESULTS = os.path.join(ROOT, "bench", "results", "papers.json")
 PAGE = os.path.join(ROOT, "docs", "methods.md")
-BEGIN, END = "<!-- papers: begin -->", "<!-- papers: end -->"
 # By base: what stands over a table, and what makes its data.
 SETS = {
     "quickstart": ("MiniLM-L6, the section of a package, 20 classes: accuracy",
@@ -68,18 +66,10 @@ def config_text(name):
 
 
 def run(name, seed, folder):
-    shutil.rmtree(folder, ignore_errors=True)
     seeds = [f"train.seed={seed}", f"data.seed={seed}"]
     if "kind: classify" in config_text(name):
         seeds.append(f"task.head_seed={seed}")
-    with open(folder + ".log", "w", encoding="utf-8") as log:
-        subprocess.run(["mpirun", "-np", "2", "--bind-to", "none", "--mca",
-                        "mpi_yield_when_idle", "1", BINARY, "train",
-                        config_path(name), "train.threads=1", *seeds,
-                        f"output={folder}"],
-                       env=mpi_environment(), cwd=ROOT, check=True,
-                       stdout=log, stderr=subprocess.STDOUT)
-    lines = read_metrics(folder)
+    lines = train(config_path(name), folder, *seeds)
     summary = next(l for l in lines if l["event"] == "summary")
     # Of several tasks the last line is of all together.
     evals = [l["metrics"] for l in lines
@@ -131,10 +121,7 @@ def write_page(runs):
         if own and full:
             parts += [f"**{title}**", "",
                       *rows(own, sum(full) / len(full)), ""]
-    before, rest = read(PAGE).split(BEGIN)
-    after = rest.split(END)[1]
-    with open(PAGE, "w", encoding="utf-8") as f:
-        f.write("\n".join([before + BEGIN, "", *parts, END + after]))
+    write_between(PAGE, "papers", "\n".join(["", *parts]))
 
 
 def main():
@@ -151,7 +138,6 @@ def main():
             p.error(f"no configs/{name}.yaml")
     sets = [key for key in SETS if key in map(set_of, names)]
     names = [f"{key}_full" for key in sets] + names
-    os.makedirs(RUNS, exist_ok=True)
     for command in {tuple(SETS[key][1]) for key in sets}:
         subprocess.run(["bash", *command], cwd=ROOT, check=True)
     runs = json.loads(read(RESULTS))["runs"] if os.path.exists(RESULTS) else []
