@@ -63,7 +63,16 @@ void Backbone::attach(int site, std::shared_ptr<TapAttachment> a) {
   site_of_kind(site, SiteKind::kTap).tap.push_back(std::move(a));
 }
 
+void Backbone::attach(std::shared_ptr<SideNetwork> network) {
+  if (side_ != nullptr) {
+    fail<UsageError>("two networks want to run beside one {}; keep one of them",
+                     config_.architecture);
+  }
+  side_ = std::move(network);
+}
+
 void Backbone::detach_all() {
+  side_ = nullptr;
   for (auto& a : attachments_) a = {};
 }
 
@@ -161,10 +170,8 @@ struct Architecture {
   std::unique_ptr<Backbone> (*make)(const ModelConfig&, TensorSource&);
 };
 constexpr Architecture kArchitectures[] = {
-    {"bart", "model", &make_bart},
-    {"bert", "bert", &make_bert},
-    {"gpt2", "transformer", &make_gpt2},
-    {"roberta", "roberta", &make_bert},
+    {"bart", "model", &make_bart},       {"bert", "bert", &make_bert},
+    {"gpt2", "transformer", &make_gpt2}, {"roberta", "roberta", &make_bert},
     {"t5", "transformer", &make_t5},
 };
 

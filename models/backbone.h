@@ -19,6 +19,7 @@
 
 namespace thinwire {
 
+class SideNetwork;  // models/side_network.h
 class TensorSource;
 struct TokenLosses;  // ops/linear_cross_entropy.h
 
@@ -50,9 +51,10 @@ struct BackboneInput {
 // T' counts inserted rows. `layout` describes them; `first_rows` int64 [B] is
 // what pooling reads, each sequence's first real token (CLS) unless an
 // attachment says otherwise; `token_rows` int64 [T] the rows of the input's
-// tokens, undefined when nothing was inserted.
+// tokens, undefined when nothing was inserted; `side` what a network beside the
+// encoder hands to its decoder, a row for each of `hidden`.
 struct BackboneOutput {
-  at::Tensor hidden;
+  at::Tensor hidden, side;
   Layout layout;
   at::Tensor first_rows, token_rows;
 
@@ -77,6 +79,13 @@ class Backbone {
     config_.embedding_dropout = config_.activation_dropout = p;
     config_.classifier_dropout = p;
   }
+  void set_dropout(const ModelConfig& like) {  // as another model's
+    config_.dropout = like.dropout;
+    config_.attention_dropout = like.attention_dropout;
+    config_.embedding_dropout = like.embedding_dropout;
+    config_.activation_dropout = like.activation_dropout;
+    config_.classifier_dropout = like.classifier_dropout;
+  }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
   const std::vector<Site>& sites() const { return sites_; }
@@ -89,6 +98,8 @@ class Backbone {
   void attach(int site, std::shared_ptr<AttentionAttachment> a);
   void attach(int site, std::shared_ptr<EmbeddingAttachment> a);
   void attach(int site, std::shared_ptr<TapAttachment> a);
+  // Beside every stack; one at most, else UsageError.
+  void attach(std::shared_ptr<SideNetwork> network);
   void detach_all();
 
   // Dropout acts only if ctx.training. Thread-compatible: one call at a time.
@@ -103,6 +114,12 @@ class Backbone {
   virtual BackboneOutput decode(const BackboneOutput& memory,
                                 const BackboneInput& in,
                                 const ForwardContext& ctx) = 0;
+  // A stack's layers and what comes behind them, from hidden states [T, d] that
+  // take the place of embeddings after dropout. memory: the encoder's, for a
+  // decoder that reads them; rows of ctx.layout and ctx.memory.
+  virtual at::Tensor run_stack(Stack stack, at::Tensor hidden,
+                               const at::Tensor& memory,
+                               const ForwardContext& ctx) = 0;
   // BERT: tanh(pooler(CLS)) [B, d]; GPT-2: the last token's hidden state.
   // Throws UsageError where there is none.
   virtual at::Tensor pooled(const BackboneOutput& out,
@@ -158,6 +175,7 @@ class Backbone {
   int lm_head_ = -1;     // linear site
   double lm_scale_ = 1;  // of the hidden states it reads
   int lm_bias_ = -1;     // slot of a buffer [1, V], of the logits
+  std::shared_ptr<SideNetwork> side_;
 };
 
 // With the tensors that `source` gives, fp32 or with bf16 matrices; hidden

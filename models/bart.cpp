@@ -117,13 +117,16 @@ class Bart : public EncoderDecoder {
                  add_layer_norm(source, module.name + "_layer_norm"));
   }
 
-  at::Tensor run_stack(Stack stack, const TokenStream& in,
-                       const at::Tensor& memory, EmbeddedStream& stream,
-                       ForwardContext& ctx) override {
-    const auto& [e, blocks] = parts(stack);
-    at::Tensor x = embed(e, in.tokens, stream, ctx);
-    x = drop(norm(x, e.norm, ctx), config_.dropout, e.dropout, ctx);
-    return run_blocks(blocks, {std::move(x), memory}, ctx);
+  at::Tensor embed_stack(Stack stack, const TokenStream& in,
+                         EmbeddedStream& stream, ForwardContext& ctx) override {
+    const Embeddings& e = parts(stack).embeddings;
+    const at::Tensor x = embed(e, in.tokens, stream, ctx);
+    return enter(e, norm(x, e.norm, ctx), config_.dropout, ctx);
+  }
+
+  at::Tensor run_stack(Stack stack, at::Tensor hidden, const at::Tensor& memory,
+                       const ForwardContext& ctx) override {
+    return run_blocks(parts(stack).blocks, {std::move(hidden), memory}, ctx);
   }
 
   at::Tensor run_block(const Block& b, const BlockInputs& in,

@@ -99,13 +99,17 @@ class Bert : public OneStack {
     blocks_.push_back(b);
   }
 
-  at::Tensor run_stack(Stack, const TokenStream& in, const at::Tensor&,
-                       EmbeddedStream& stream, ForwardContext& ctx) override {
+  at::Tensor embed_stack(Stack, const TokenStream& in, EmbeddedStream& stream,
+                         ForwardContext& ctx) override {
     at::Tensor x = embed(embeddings_, in.tokens, stream, ctx);
     x = x.add(look_up(types_, types_of(in, stream), ctx));
-    x = drop(norm(x, embeddings_.norm, ctx), config_.dropout,
-             embeddings_.dropout, ctx);
-    return run_blocks(blocks_, {std::move(x)}, ctx);
+    return enter(embeddings_, norm(x, embeddings_.norm, ctx), config_.dropout,
+                 ctx);
+  }
+
+  at::Tensor run_stack(Stack, at::Tensor hidden, const at::Tensor&,
+                       const ForwardContext& ctx) override {
+    return run_blocks(blocks_, {std::move(hidden)}, ctx);
   }
 
   static at::Tensor types_of(const TokenStream& in,

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "models/embedded_stream.h"
 #include "models/kv_cache.h"
+#include "models/side_network.h"
 #include "models/transformer.h"
 #include "ops/embedding.h"
 #include "ops/reference.h"
@@ -16,6 +17,12 @@ at::Tensor Transformer::embed(const Embeddings& e, const at::Tensor& tokens,
   if (config_.embedding_scale != 1) x = x.mul(config_.embedding_scale);
   x = insert_embeddings(e.site, std::move(x), stream, ctx);
   return e.positions < 0 ? x : add_positions(x, e.positions, ctx);
+}
+
+at::Tensor Transformer::enter(const Embeddings& e, at::Tensor x, double p,
+                              const ForwardContext& ctx) {
+  if (ctx.states != nullptr) ctx.states->embeddings = x;
+  return drop(x, p, e.dropout, ctx);
 }
 
 at::Tensor Transformer::look_up(int weight, const at::Tensor& tokens,

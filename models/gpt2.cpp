@@ -97,14 +97,16 @@ class Gpt2 : public OneStack {
                                config_.vocab_size);
   }
 
-  at::Tensor run_stack(Stack, const TokenStream& in, const at::Tensor&,
-                       EmbeddedStream& stream, ForwardContext& ctx) override {
-    const at::Tensor h =
-        run_blocks(blocks_,
-                   {drop(embed(embeddings_, in.tokens, stream, ctx),
-                         config_.embedding_dropout, embeddings_.dropout, ctx)},
-                   ctx);
-    return norm(h, final_norm_, ctx);
+  at::Tensor embed_stack(Stack, const TokenStream& in, EmbeddedStream& stream,
+                         ForwardContext& ctx) override {
+    return enter(embeddings_, embed(embeddings_, in.tokens, stream, ctx),
+                 config_.embedding_dropout, ctx);
+  }
+
+  at::Tensor run_stack(Stack, at::Tensor hidden, const at::Tensor&,
+                       const ForwardContext& ctx) override {
+    return norm(run_blocks(blocks_, {std::move(hidden)}, ctx), final_norm_,
+                ctx);
   }
 
   at::Tensor run_block(const Block& b, const BlockInputs& in,

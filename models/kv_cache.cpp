@@ -82,8 +82,14 @@ KvCache::KvCache(std::int64_t inputs) : input_of_(at(inputs)) {
   std::iota(input_of_.begin(), input_of_.end(), std::int64_t{0});
 }
 
+KvCache& KvCache::side() {
+  if (side_ == nullptr) side_ = std::make_unique<KvCache>(streams());
+  return *side_;
+}
+
 void KvCache::select(const std::vector<std::int64_t>& from) {
   if (is_identity(from, streams())) return;
+  if (side_ != nullptr) side_->select(from);
   std::vector<std::int64_t> inputs, input_of;
   for (const std::int64_t stream : from) {
     THINWIRE_ASSERT(stream >= 0 && stream < streams(), "stream {} of {}",

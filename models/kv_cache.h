@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -42,6 +43,10 @@ class KvCache {
   // stream may go on as several or not at all. The streams of one input stay
   // side by side, inputs in their order. Copies what is kept.
   void select(const std::vector<std::int64_t>& from);
+
+  // That of a network which runs beside the backbone: made in the first pass,
+  // its streams are chosen with these.
+  KvCache& side();
 
   // The rest is the backbone's. At the start of a pass: `rows` (what
   // attachments insert included) are added; behind the first pass they get
@@ -78,6 +83,7 @@ class KvCache {
   std::vector<std::int64_t> first_stream_;
   std::unordered_map<int, Entry> entries_;
   std::unordered_map<int, KeysValues> extras_;
+  std::unique_ptr<KvCache> side_;
 };
 
 }  // namespace thinwire

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "models/side_network.h"
 #include "models/test_models.h"
 #include "ops/reference.h"
 
@@ -218,6 +219,40 @@ TEST_P(Cached, PrefixesAndVectorsOfMethods) {
       backbone_->attach(number, std::make_shared<Vectors>(2, site.d_out, 1));
     }
   }
+  grow(*backbone_, kStarts);
+  grow(*backbone_, kRagged);
+}
+
+// Another model of the same kind beside each stack, with a cache of its own; it
+// reads the first layer.
+class Beside : public SideNetwork {
+ public:
+  explicit Beside(const std::string& name)
+      : own_(load_backbone(golden_path(name))) {}
+  bool stills_stream() const override { return true; }
+  bool reads(Stack, int layer) const override { return layer == 0; }
+  Output run(Stack stack, StackStates states, const at::Tensor& memory,
+             const ForwardContext& outer) override {
+    ForwardContext ctx = outer;
+    Layout rows = *outer.layout;
+    if (ctx.cache != nullptr) {
+      ctx.cache = &ctx.cache->side();
+      ctx.cache->begin(rows);
+      ctx.layout = &rows;
+    }
+    const at::Tensor h = own_->run_stack(
+        stack, states.embeddings.sub(states.outputs.at(0)), memory, ctx);
+    return {h, h};
+  }
+
+ private:
+  std::unique_ptr<Backbone> own_;
+};
+
+TEST_P(Cached, ANetworkBeside) {
+  backbone_->attach(std::make_shared<Beside>(GetParam()));
+  EXPECT_THROW(backbone_->attach(std::make_shared<Beside>(GetParam())),
+               UsageError);
   grow(*backbone_, kStarts);
   grow(*backbone_, kRagged);
 }

@@ -19,7 +19,8 @@
 
 namespace thinwire {
 
-class KvCache;  // models/kv_cache.h
+class KvCache;       // models/kv_cache.h
+struct StackStates;  // models/side_network.h
 
 // Everything an attachment may depend on besides its inputs. One per stream
 // (encoder, decoder), handed to every attachment and parameter source.
@@ -35,6 +36,8 @@ struct ForwardContext {
   // A decoder's pass over new rows only, in evaluation mode: what it has read
   // before. Not owned.
   KvCache* cache = nullptr;
+  // Where a stack puts what a side network reads of it. Not owned.
+  StackStates* states = nullptr;
 
   DropoutKey dropout_key(std::uint32_t site) const {
     return {seed, step, site};
@@ -59,11 +62,11 @@ struct Site {
   SiteKind kind;
   Stack stack;
   Role role;
-  int layer;                   // within its stack; -1: outside the blocks
-  std::int64_t d_in, d_out;    // last dimensions in and out
+  int layer;                 // within its stack; -1: outside the blocks
+  std::int64_t d_in, d_out;  // last dimensions in and out
   // Linear: parameter slots, -1: none; embedding: the table's.
   int weight = -1, bias = -1;
-  int norm_weight = -1;        // sublayer: its layer norm's slots
+  int norm_weight = -1;  // sublayer: its layer norm's slots
   int norm_bias = -1;
   // Linear: how many projections of equal width lie side by side in d_out; 3:
   // those of queries, keys and values, in this order.

@@ -152,14 +152,22 @@ class T5 : public EncoderDecoder {
                                config_.vocab_size);
   }
 
-  at::Tensor run_stack(Stack which, const TokenStream& in,
-                       const at::Tensor& memory, EmbeddedStream& embedded,
-                       ForwardContext& ctx) override {
-    T5Stack& stack = which == Stack::kEncoder ? encoder_ : decoder_;
-    at::Tensor h = embed(stack.embeddings, in.tokens, embedded, ctx);
-    h = drop(h, config_.dropout, stack.embeddings.dropout, ctx);
+  T5Stack& parts(Stack stack) {
+    return stack == Stack::kEncoder ? encoder_ : decoder_;
+  }
+
+  at::Tensor embed_stack(Stack stack, const TokenStream& in,
+                         EmbeddedStream& stream, ForwardContext& ctx) override {
+    const Embeddings& e = parts(stack).embeddings;
+    return enter(e, embed(e, in.tokens, stream, ctx), config_.dropout, ctx);
+  }
+
+  at::Tensor run_stack(Stack which, at::Tensor hidden, const at::Tensor& memory,
+                       const ForwardContext& ctx) override {
+    T5Stack& stack = parts(which);
     const at::Tensor bias = relative_bias(stack, *ctx.layout, ctx);
-    h = run_blocks(stack.blocks, {std::move(h), memory, bias}, ctx);
+    const at::Tensor h =
+        run_blocks(stack.blocks, {std::move(hidden), memory, bias}, ctx);
     return drop(norm(h, stack.final_norm, ctx), config_.dropout,
                 stack.final_dropout, ctx);
   }

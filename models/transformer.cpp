@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "models/embedded_stream.h"
+#include "models/side_network.h"
 #include "ops/checkpoint.h"
 
 namespace thinwire {
@@ -84,10 +85,25 @@ BackboneOutput Transformer::pass(Stack stack, const TokenStream& in,
   ForwardContext ctx = outer;
   ctx.layout = &stream.layout;
   ctx.memory = memory == nullptr ? nullptr : &memory->layout;
+  StackStates states;
+  if (side_ != nullptr) {
+    ctx.states = &states;
+    if (side_->stills_stream()) ctx.training = false;
+  }
+  const auto of_memory = [&](at::Tensor BackboneOutput::*part) {
+    return memory == nullptr ? at::Tensor() : memory->*part;
+  };
   BackboneOutput out;
-  out.hidden =
-      run_stack(stack, in, memory == nullptr ? at::Tensor() : memory->hidden,
-                stream, ctx);
+  out.hidden = run_stack(stack, embed_stack(stack, in, stream, ctx),
+                         of_memory(&BackboneOutput::hidden), ctx);
+  if (side_ != nullptr) {
+    ctx.states = nullptr;
+    ctx.training = outer.training;
+    auto [hidden, own] = side_->run(stack, std::move(states),
+                                    of_memory(&BackboneOutput::side), ctx);
+    if (hidden.defined()) out.hidden = std::move(hidden);
+    out.side = std::move(own);
+  }
   out.first_rows = stream.first_rows();
   out.token_rows = stream.token_rows();
   out.layout = std::move(stream.layout);
@@ -105,6 +121,10 @@ at::Tensor Transformer::run_blocks(const std::vector<Block>& blocks,
         in.memory.defined() ? in.memory.view_as(in.memory) : at::Tensor();
     h = run_or_checkpoint(b, {std::move(h), memory, in.bias}, ctx);
     for (const auto& a : at_site(b.tap).tap) h = a->layer_output(h, ctx);
+    const Site& layer = sites_[static_cast<std::size_t>(b.tap)];
+    if (ctx.states != nullptr && side_->reads(layer.stack, layer.layer)) {
+      ctx.states->outputs.push_back(h);
+    }
   }
   return h;
 }

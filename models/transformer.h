@@ -83,12 +83,11 @@ class Transformer : public Backbone {
   int add_other(Site site, SiteKind kind);
   void add_sublayer(Sublayer& s, Site site, const Norm& norm);
 
-  // Hidden states of `in` and of what attachments insert; stream and
-  // ctx.layout begin as in.layout. memory: the encoder's hidden states, for a
-  // decoder that reads them.
-  virtual at::Tensor run_stack(Stack stack, const TokenStream& in,
-                               const at::Tensor& memory, EmbeddedStream& stream,
-                               ForwardContext& ctx) = 0;
+  // What run_stack() begins with: embeddings of `in` and of what attachments
+  // insert; stream and ctx.layout begin as in.layout.
+  virtual at::Tensor embed_stack(Stack stack, const TokenStream& in,
+                                 EmbeddedStream& stream,
+                                 ForwardContext& ctx) = 0;
   BackboneOutput pass(Stack stack, const TokenStream& in,
                       const BackboneOutput* memory,
                       const ForwardContext& outer);
@@ -110,6 +109,10 @@ class Transformer : public Backbone {
   // Words and what attachments insert, at their positions; no norm, no dropout.
   at::Tensor embed(const Embeddings& e, const at::Tensor& tokens,
                    EmbeddedStream& stream, ForwardContext& ctx);
+  // The end of embed_stack(): dropout with rate p, and before it the place
+  // where a side network reads.
+  static at::Tensor enter(const Embeddings& e, at::Tensor x, double p,
+                          const ForwardContext& ctx);
   // y[t] = weight[rows[t]], rows of ctx.layout, fp32; `padding` gets no
   // gradient.
   at::Tensor look_up(int weight, const at::Tensor& rows,

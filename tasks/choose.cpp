@@ -68,9 +68,10 @@ BackboneOutput repeated(const BackboneOutput& out, const BackboneInput& in) {
       }
     }
   }
+  const at::Tensor which = tensor_of(rows, at::kLong, out.hidden);
   BackboneOutput all;
-  all.hidden =
-      out.hidden.index_select(0, tensor_of(rows, at::kLong, out.hidden));
+  all.hidden = out.hidden.index_select(0, which);
+  if (out.side.defined()) all.side = out.side.index_select(0, which);
   all.layout = make_layout(lengths, samples);
   return all;
 }
