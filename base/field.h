@@ -14,6 +14,7 @@ enum class FieldType {
   kFloat,
   kString,
   kStrings,
+  kInts,
   kFloats,
   kMethod
 };

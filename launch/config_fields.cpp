@@ -28,6 +28,8 @@ std::string_view type_name(FieldType type) {
       return "one word or text";
     case kStrings:
       return "a list of words";
+    case kInts:
+      return "a list of whole numbers";
     case kFloats:
       return "a list of numbers";
     case kMethod:
@@ -69,8 +71,12 @@ bool read_scalar(const ConfigNode& node, FieldType type,
 
 bool read_value(const ConfigNode& node, FieldType type,
                 nlohmann::ordered_json* out) {
-  if (type != kStrings && type != kFloats) return read_scalar(node, type, out);
-  const FieldType item = type == kStrings ? kString : kFloat;
+  if (type != kStrings && type != kInts && type != kFloats) {
+    return read_scalar(node, type, out);
+  }
+  const FieldType item = type == kStrings ? kString
+                         : type == kInts  ? kInt
+                                          : kFloat;
   *out = nlohmann::ordered_json::array();
   if (node.kind == ConfigNode::Kind::kScalar) {  // a list of one
     return read_scalar(node, item, &out->emplace_back());

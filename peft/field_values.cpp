@@ -25,6 +25,8 @@ std::string_view type_name(FieldType type) {
       return "text";
     case FieldType::kStrings:
       return "a list of texts";
+    case FieldType::kInts:
+      return "a list of whole numbers";
     case FieldType::kFloats:
       return "a list of numbers";
     case FieldType::kMethod:
@@ -55,9 +57,12 @@ Json typed(FieldType type, const Json& value) {
     case FieldType::kString:
       return value.is_string() ? value : Json();
     case FieldType::kStrings:
+    case FieldType::kInts:
     case FieldType::kFloats: {
       const FieldType item_type =
-          type == FieldType::kStrings ? FieldType::kString : FieldType::kFloat;
+          type == FieldType::kStrings ? FieldType::kString
+          : type == FieldType::kInts  ? FieldType::kInt
+                                      : FieldType::kFloat;
       Json list = Json::array();
       if (!value.is_array()) {
         list.push_back(typed(item_type, value));
@@ -90,6 +95,7 @@ Json parse_default(std::string_view owner, const Field& f) {
       value = text;
       break;
     case FieldType::kStrings:
+    case FieldType::kInts:
     case FieldType::kFloats: {
       THINWIRE_ASSERT(
           text.size() >= 2 && text.front() == '[' && text.back() == ']',

@@ -70,6 +70,7 @@ TEST(FieldValues, FillsDefaultsAndTypes) {
       {"text", FieldType::kString, "abc", "h"},
       {"list", FieldType::kStrings, "[query, value]", "h"},
       {"numbers", FieldType::kFloats, "[0.5, 2]", "h"},
+      {"counts", FieldType::kInts, "[1, 2]", "h"},
       {"unset", FieldType::kStrings, "~", "h"},
       {"must", FieldType::kInt, "!", "h"},
   };
@@ -77,7 +78,7 @@ TEST(FieldValues, FillsDefaultsAndTypes) {
       complete_fields("m", kFields, {{"method", "m"}, {"must", 3}, {"x", 2}});
   EXPECT_EQ(got.dump(),
             R"({"flag":true,"n":8,"x":2.0,"text":"abc","list":["query",)"
-            R"("value"],"numbers":[0.5,2.0],"unset":null,"must":3})");
+            R"("value"],"numbers":[0.5,2.0],"counts":[1,2],"unset":null,"must":3})");
   EXPECT_EQ(complete_fields("m", kFields, {{"must", 3}, {"list", "q"}})["list"],
             Json({"q"}));
   EXPECT_EQ(refusal([&] { complete_fields("m", kFields, Json::object()); }),
