@@ -47,6 +47,7 @@ std::vector<Case> cases() {
          {"bart_text", "bert_classify", "gpt2_classify", "gpt2_lm",
           "roberta_classify", "t5_tied", "t5_gated"}) {
       if (info.id == "head" && !model.ends_with("classify")) continue;
+      if (!testing::runs_on(info.id, model)) continue;
       out.push_back({std::string(info.id), tiny_config(info.id), model,
                      contract_of(info.id).start});
     }
@@ -386,6 +387,23 @@ INSTANTIATE_TEST_SUITE_P(Methods, Contract, ::testing::ValuesIn(cases()),
                          case_name);
 INSTANTIATE_TEST_SUITE_P(Methods, SmoothContract,
                          ::testing::ValuesIn(smooth_cases()), case_name);
+
+// Of the architectures that a method's contract leaves out.
+TEST(Methods, WhatAMethodDoesNotTakeItRefuses) {
+  int refused = 0;
+  for (const MethodInfo& info : methods()) {
+    for (const char* model : {"bart_text", "bert_classify", "gpt2_lm",
+                              "roberta_classify", "t5_tied"}) {
+      if (testing::runs_on(info.id, model)) continue;
+      Tiny tiny(model);
+      const auto method = make_method(info.id, tiny_config(info.id));
+      EXPECT_THROW(testing::declare(*method, *tiny.backbone), UsageError)
+          << info.id << " on " << model;
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 0);
+}
 
 // n of 0 to 2 is drawn anew each step, and the first n layers have no adapter.
 TEST(AdapterDrop, TrainingLeavesOutTheFirstLayers) {

@@ -36,6 +36,7 @@ std::vector<Case> cases() {
          {"bart_text", "bert_classify", "gpt2_lm", "roberta_classify",
           "t5_tied", "t5_gated"}) {
       if (info.id == "head" && !model.ends_with("classify")) continue;
+      if (!testing::runs_on(info.id, model)) continue;
       for (const bool bf16 : {false, true}) {
         out.push_back(
             {std::string(info.id), testing::tiny_config(info.id), model, bf16});

@@ -4,6 +4,7 @@
 // test says it all.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -49,7 +50,8 @@ struct Contract {
     Config config;
     std::int64_t trainable;
   };
-  std::vector<Count> counts;  // as published
+  std::vector<Count> counts;               // as published
+  std::vector<std::string> architectures;  // that it takes; empty: all
 };
 
 inline Start parse_start(const std::string& text) {
@@ -72,6 +74,9 @@ inline const Contract& contract_of(std::string_view method) {
       Contract& contract = (*all)[about.at("method").get<std::string>()];
       contract.config = said.at("config");
       contract.start = parse_start(said.at("start"));
+      for (const Config& a : said.value("architectures", Config::array())) {
+        contract.architectures.push_back(a);
+      }
       for (const Config& c : said.at("counts")) {
         contract.counts.push_back({c.at("shape"), c.at("config"),
                                    c.at("trainable").get<std::int64_t>()});
@@ -80,6 +85,14 @@ inline const Contract& contract_of(std::string_view method) {
     return all;
   }();
   return kContracts->find(method)->second;
+}
+
+// model: begins as its architecture does, as bert_classify.
+inline bool runs_on(std::string_view method, std::string_view model) {
+  const auto& only = contract_of(method).architectures;
+  return only.empty() || std::ranges::any_of(only, [&](const std::string& a) {
+           return model.starts_with(a);
+         });
 }
 
 inline Config tiny_config(std::string_view method) {

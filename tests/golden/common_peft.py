@@ -89,12 +89,15 @@ def write(
     write_golden(folder, tensors)
 
 
-def contract(name, config=None, start="equal", counts=()):
+def contract(name, config=None, start="equal", counts=(), architectures=None):
     """Into golden folder NAME: how the tests over the registry take its method,
     with which config on tiny models (widths multiples of 4), whether at step 0
     it is `equal` to the bare backbone, `near` it, or `another` model; counts:
-    (public model, config, published count of what trains)."""
+    (public model, config, published count of what trains); architectures: those
+    that it runs on, where it refuses others."""
+    only = {"architectures": architectures} if architectures else {}
     about = {
+        **only,
         "config": config or {},
         "start": start,
         "counts": [
