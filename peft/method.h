@@ -94,6 +94,12 @@ class Method {
   virtual std::optional<std::int64_t> next_rewind(std::int64_t step) const {
     return std::nullopt;
   }
+  // The same method on a model that has only these layers of the backbone, by
+  // their numbers, ascending. Null: its config names no layers.
+  virtual std::unique_ptr<Method> on_layers(
+      std::span<const int> encoder, std::span<const int> decoder) const {
+    return nullptr;
+  }
   // Weight of each merged slot as a plain tensor: `merge` and HF export. Adds
   // into the maps' tensors; throws UsageError where the method cannot merge.
   virtual void merge(const Backbone& backbone, const Delta& delta,

@@ -84,7 +84,8 @@ TEST_F(Estimate, FewLayersForetellAll) {
   for (const char* peft :
        {"{method: lora, r: 4, target_modules: [q, v]}", "{method: full}",
         "{method: fish_mask, density: 0.02, samples: 4}",
-        "{method: parallel_adapter, bottleneck: 8, drop_first: 2}"}) {
+        "{method: parallel_adapter, bottleneck: 8, drop_first: 2}",
+        "{method: lst, reduction_factor: 2}"}) {
     expect_affine(open(kT5, "{kind: text_to_text}", peft));
   }
   for (const char* peft :
@@ -102,6 +103,19 @@ TEST_F(Estimate, FewLayersForetellAll) {
         "{method: houlsby, bottleneck: 8, drop_first: 3}"}) {
     expect_affine(open(kBert, "{kind: classify, labels: 2}", peft));
   }
+}
+
+// A network beside some layers of a stack, others without.
+TEST_F(Estimate, LayersBesideWhichNothingRunsAreAKind) {
+  OpenRun run = open(kDeepT5, "{kind: text_to_text}",
+                     "{method: lst, reduction_factor: 2, encoder_layers: [5, "
+                     "11, 17, 23], decoder_layers: [1, 3, 15]}");
+  const ForeseenDelta foreseen = declare(run);
+  const LayerPlan plan = plan_layers(*run.backbone, foreseen.delta);
+  EXPECT_EQ(plan.encoder.base, (std::vector<int>{0, 23}));
+  EXPECT_EQ(plan.encoder.more.size(), 2u);
+  EXPECT_EQ(plan.decoder.more.size(), 2u);
+  expect_affine(run, foreseen);
 }
 
 // A mask of some layers' tensors: every tenth number of those that `chosen`

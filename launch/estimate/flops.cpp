@@ -145,8 +145,8 @@ class Count {
   }
 
   // A matrix that stands beside the backbone's, named after the site that it
-  // stands at: forward, both gradients. Others (prompts, what prefixes are made
-  // from) meet no token.
+  // stands at, or after its layer: forward, both gradients. Others (prompts,
+  // what prefixes are made from) meet no token.
   void own(const DeltaEntry& e) {
     if (e.shape.size() < 2) return;
     const Site* at = nullptr;
@@ -157,10 +157,14 @@ class Count {
       if (e.name.find(site.name + ".") == std::string::npos) continue;
       if (at == nullptr || site.name.size() > at->name.size()) at = &site;
     }
-    if (at == nullptr) return;
-    const double tokens = at->kind == SiteKind::kLinear ? rows(*at, use_of(*at))
-                          : at->stack == Stack::kDecoder ? all_.target
-                                                         : all_.input;
+    const auto layer = names_.find_beside(e.name);
+    if (at == nullptr && !layer) return;
+    const bool decoder =
+        at == nullptr ? layer->decoder : at->stack == Stack::kDecoder;
+    const double tokens = at != nullptr && at->kind == SiteKind::kLinear
+                              ? rows(*at, use_of(*at))
+                          : decoder ? all_.target
+                                    : all_.input;
     const double product = 2 * tokens * static_cast<double>(e.count);
     flops_.forward += product;
     flops_.backward += 2 * product;

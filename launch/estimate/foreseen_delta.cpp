@@ -81,17 +81,22 @@ Delta declare(OpenRun& run, Scoring* scoring) {
 
 ForeseenDelta foresee_delta(OpenRun& run, const std::string& folder,
                             double budget) {
+  const auto masked = [](const Delta& delta) {
+    return std::ranges::any_of(delta.entries(), [](const DeltaEntry& e) {
+      return e.kind == EntryKind::kMasked;
+    });
+  };
   Delta declared = declare(run, nullptr);
   if (!folder.empty() && holds_delta(folder)) {
     Delta saved = load_saved_delta(run, folder);
     if (saved.method_configs() == declared.method_configs() &&
         saved.trainable() >= declared.trainable()) {
-      const bool masked = std::ranges::any_of(
-          saved.entries(),
-          [](const DeltaEntry& e) { return e.kind == EntryKind::kMasked; });
-      return {std::move(saved), masked ? "as in the run" : ""};
+      std::string masks = masked(saved) ? "as in the run" : "";
+      return {std::move(saved), std::move(masks)};
     }
   }
+  // Scores that choose initial values alone change no cost.
+  if (!masked(declared)) return {std::move(declared), ""};
   FewExamples examples(run, budget);
   try {
     Delta scored = declare(run, &examples);

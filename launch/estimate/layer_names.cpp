@@ -21,16 +21,38 @@ LayerNames::LayerNames(const Backbone& backbone) {
   }
 }
 
+std::optional<LayerPlace> LayerNames::numbered(const Prefix& prefix,
+                                               std::string_view name,
+                                               std::size_t at) {
+  const std::string_view rest = name.substr(at);
+  int layer = 0;
+  const auto [end, error] =
+      std::from_chars(rest.data(), rest.data() + rest.size(), layer);
+  if (error != std::errc()) return std::nullopt;
+  return LayerPlace{prefix.decoder, layer, name.substr(0, at),
+                    rest.substr(static_cast<std::size_t>(end - rest.data()))};
+}
+
 std::optional<LayerPlace> LayerNames::find(std::string_view name) const {
   for (const Prefix& prefix : prefixes_) {
     if (!name.starts_with(prefix.text)) continue;
-    const std::string_view rest = name.substr(prefix.text.size());
-    int layer = 0;
-    const auto [end, error] =
-        std::from_chars(rest.data(), rest.data() + rest.size(), layer);
-    if (error != std::errc() || end == rest.data() + rest.size()) continue;
-    return LayerPlace{prefix.decoder, layer, name.substr(0, prefix.text.size()),
-                      rest.substr(static_cast<std::size_t>(end - rest.data()))};
+    auto place = numbered(prefix, name, prefix.text.size());
+    if (place && !place->after.empty()) return place;
+  }
+  return std::nullopt;
+}
+
+std::optional<LayerPlace> LayerNames::find_beside(std::string_view name) const {
+  for (const Prefix& prefix : prefixes_) {
+    const std::string_view layers = prefix.text;  // STACK.KIND.
+    const std::size_t stack = layers.rfind('.', layers.size() - 2) + 1;
+    if (!name.starts_with(layers.substr(0, stack)) ||
+        name.starts_with(layers)) {
+      continue;
+    }
+    const std::size_t kind = name.find('.', stack);
+    if (kind == std::string_view::npos) continue;
+    if (auto place = numbered(prefix, name, kind + 1)) return place;
   }
   return std::nullopt;
 }

@@ -22,6 +22,9 @@ class LayerNames {
 
   // Of a name that begins as the backbone's own; none: outside the layers.
   std::optional<LayerPlace> find(std::string_view name) const;
+  // Of what stands beside a layer and is named STACK.KIND.NUMBER as the layers
+  // are, with another KIND.
+  std::optional<LayerPlace> find_beside(std::string_view name) const;
   // The name that this tensor has in another layer.
   static std::string in_layer(const LayerPlace& place, int layer);
 
@@ -30,6 +33,10 @@ class LayerNames {
     std::string text;  // up to the number
     bool decoder;
   };
+  // The number that begins at `at`.
+  static std::optional<LayerPlace> numbered(const Prefix& prefix,
+                                            std::string_view name,
+                                            std::size_t at);
   std::vector<Prefix> prefixes_;
 };
 

@@ -110,6 +110,11 @@ class Trial {
     backbone_ = make_backbone(model, source);
     task_->add_head(*backbone_, source);
     methods_ = make_methods(config);
+    for (auto& method : methods_) {
+      if (auto own = method->on_layers(chosen.encoder, chosen.decoder)) {
+        method = std::move(own);
+      }
+    }
     if (config.train.dropout >= 0) backbone_->set_dropout(config.train.dropout);
     weights_ = static_cast<double>(live_tensor_bytes());
     // Counts only: nothing is scored.

@@ -129,6 +129,26 @@ class Lst : public Method {
                                 std::move(parts)));
   }
 
+  std::unique_ptr<Method> on_layers(
+      std::span<const int> encoder,
+      std::span<const int> decoder) const override {
+    Config config = config_;
+    const auto choose = [&](const char* key, std::span<const int> layers) {
+      if (config_.at(key).is_null()) return;
+      const auto kept = config_.at(key).get<std::vector<int>>();
+      config[key] = Config::array();
+      for (int i = 0; i < std::ssize(layers); ++i) {
+        const int layer = layers[static_cast<std::size_t>(i)];
+        if (std::ranges::find(kept, layer) != kept.end()) {
+          config[key].push_back(i);
+        }
+      }
+    };
+    choose("encoder_layers", encoder);
+    choose("decoder_layers", decoder);
+    return std::make_unique<Lst>(std::move(config));
+  }
+
   void merge(const Backbone&, const Delta&, MergedSlots&) const override {
     fail<UsageError>(
         "lst: a network beside the backbone is no change of weights and cannot "
