@@ -44,6 +44,9 @@ TEST(MethodMatrix, SaysWhatFits) {
   EXPECT_EQ(cell(rows, "head", "roberta"), "yes");
   EXPECT_EQ(cell(rows, "head", "t5"), "no");
   EXPECT_EQ(cell(rows, "attempt", "t5"), "with random_sources");
+  EXPECT_EQ(cell(rows, "lst", "bart"), "yes");
+  EXPECT_EQ(cell(rows, "lst", "bert"), "no");
+  EXPECT_EQ(cell(rows, "lst", "t5"), "yes");
 }
 
 }  // namespace

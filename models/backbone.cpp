@@ -170,8 +170,10 @@ struct Architecture {
   std::unique_ptr<Backbone> (*make)(const ModelConfig&, TensorSource&);
 };
 constexpr Architecture kArchitectures[] = {
-    {"bart", "model", &make_bart},       {"bert", "bert", &make_bert},
-    {"gpt2", "transformer", &make_gpt2}, {"roberta", "roberta", &make_bert},
+    {"bart", "model", &make_bart},
+    {"bert", "bert", &make_bert},
+    {"gpt2", "transformer", &make_gpt2},
+    {"roberta", "roberta", &make_bert},
     {"t5", "transformer", &make_t5},
 };
 

@@ -62,11 +62,11 @@ struct Site {
   SiteKind kind;
   Stack stack;
   Role role;
-  int layer;                 // within its stack; -1: outside the blocks
-  std::int64_t d_in, d_out;  // last dimensions in and out
+  int layer;                   // within its stack; -1: outside the blocks
+  std::int64_t d_in, d_out;    // last dimensions in and out
   // Linear: parameter slots, -1: none; embedding: the table's.
   int weight = -1, bias = -1;
-  int norm_weight = -1;  // sublayer: its layer norm's slots
+  int norm_weight = -1;        // sublayer: its layer norm's slots
   int norm_bias = -1;
   // Linear: how many projections of equal width lie side by side in d_out; 3:
   // those of queries, keys and values, in this order.

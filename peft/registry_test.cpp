@@ -78,7 +78,8 @@ TEST(FieldValues, FillsDefaultsAndTypes) {
       complete_fields("m", kFields, {{"method", "m"}, {"must", 3}, {"x", 2}});
   EXPECT_EQ(got.dump(),
             R"({"flag":true,"n":8,"x":2.0,"text":"abc","list":["query",)"
-            R"("value"],"numbers":[0.5,2.0],"counts":[1,2],"unset":null,"must":3})");
+            R"("value"],"numbers":[0.5,2.0],"counts":[1,2],"unset":null,)"
+            R"("must":3})");
   EXPECT_EQ(complete_fields("m", kFields, {{"must", 3}, {"list", "q"}})["list"],
             Json({"q"}));
   EXPECT_EQ(refusal([&] { complete_fields("m", kFields, Json::object()); }),
