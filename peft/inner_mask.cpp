@@ -107,7 +107,7 @@ class InnerMaskMethod : public Method {
     const std::int64_t k = budget(sizes);
     std::vector<at::Tensor> index;
     if (scores_by_gradient(is_.score) && context.scoring == nullptr) {
-      index = keep_evenly(sizes, shares_of(k, sizes));
+      index = spread_numbers(sizes, k, Quota::kTensor);
     } else {
       index = choose(score(matrices, begins, context), sizes, k);
       check_left(names, index);
@@ -197,8 +197,9 @@ class InnerMaskMethod : public Method {
       for (const at::Tensor& s : scores) shapes.push_back(s.sizes().vec());
       return keep_quotas(scores, erdos_renyi_quotas(shapes, k));
     }
-    if (is_.by_tensor) return keep_quotas(scores, shares_of(k, sizes));
-    return keep_largest(scores, k);
+    return is_.quota == Quota::kTensor
+               ? keep_quotas(scores, shares_of(k, sizes))
+               : keep_largest(scores, k);
   }
 
   // A matrix of zeros lets nothing through.
@@ -208,7 +209,7 @@ class InnerMaskMethod : public Method {
     for (std::size_t i = 0; i < names.size(); ++i) {
       if (index[i].numel() > 0) continue;
       fail<UsageError>(
-          "{}: density {} by {} removes all of '{}'; raise density, set scope: "
+          "{}: density {} by {} removes all of '{}'; raise density, set quota: "
           "tensor, or choose another score",
           id(), is_.density, score_name(), names[i]);
     }

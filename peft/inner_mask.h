@@ -10,6 +10,7 @@
 #include <span>
 #include <string_view>
 
+#include "peft/mask_selection.h"
 #include "peft/method.h"
 #include "peft/number_scores.h"
 
@@ -21,7 +22,7 @@ struct InnerMask {
   Config inner;         // {"method": ID, fields…}
   double density = 1;   // kept share of the matrices' numbers, in (0, 1]
   ScoreKind score = ScoreKind::kRandom;
-  bool by_tensor = false;  // each tensor keeps its share; else all compete
+  Quota quota = Quota::kGlobal;
   DeltaBuilder::Rest rest = DeltaBuilder::Rest::kZero;
   std::int64_t samples = 1;  // scored, over all ranks
   Scoring::Labels labels = Scoring::Labels::kData;

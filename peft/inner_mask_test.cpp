@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
-#include "peft/fisher.h"
+#include "peft/kept_numbers.h"
 #include "peft/relayout.h"
 #include "peft/testing.h"
 
@@ -62,7 +62,7 @@ TEST_P(InsideAMethod, ItComputesWhatTheWholeNumbersWould) {
     Json config = {{"adapter", GetParam()}, {"density", 0.3}, {"samples", 3}};
     if (id == std::string("sparse_adapter")) {
       config["score"] = "random";
-      config["scope"] = "tensor";
+      config["quota"] = "tensor";
     }
     const auto method = make_method(id, config);
     Delta delta =
@@ -196,7 +196,10 @@ TEST(InnerMask, IsDrawnOnceAfterWarmUp) {
                   dense.values()[source[i]].item<float>());
       }
     }
-    first.delta.values().add_(0.1);
+    for (std::size_t i = 0; i < first.delta.entries().size(); ++i) {
+      const DeltaEntry& e = first.delta.entries()[i];
+      first.delta.values().narrow(0, e.offset, e.count).add_(0.1);
+    }
     first.delta.write_back(p);
     const at::Tensor moved = tiny.logits().detach();
     const Relayout second = next(first.delta);
@@ -283,7 +286,7 @@ TEST(InnerMask, RefusesWhatMakesNoSense) {
   EXPECT_THAT(made("fish_tuning", {{"density", 1.5}}), HasSubstr("(0, 1]"));
   EXPECT_THAT(made("sparse_adapter", {{"score", "snap"}}),
               HasSubstr("choose one of: snip"));
-  EXPECT_THAT(made("sparse_adapter", {{"scope", "layer"}}),
+  EXPECT_THAT(made("sparse_adapter", {{"quota", "layer"}}),
               HasSubstr("global or tensor"));
   EXPECT_THAT(made("sparse_adapter", {{"warmup_steps", -1}}),
               HasSubstr("at least 0"));
@@ -316,14 +319,14 @@ TEST(InnerMask, RefusesWhatMakesNoSense) {
 }
 
 // Quotas as the sizes for all scores but er's own, exact in sum either way.
-TEST(InnerMask, ScopesAndQuotas) {
+TEST(InnerMask, Quotas) {
   Tiny tiny("bert_classify");
   TinyScoring scoring(tiny);
   for (const char* score : {"random", "magnitude", "er", "snip", "grasp"}) {
-    for (const char* scope : {"global", "tensor"}) {
+    for (const char* quota : {"global", "tensor"}) {
       const auto method = make_method("sparse_adapter", {{"adapter", kHoulsby},
                                                          {"score", score},
-                                                         {"scope", scope},
+                                                         {"quota", quota},
                                                          {"sparsity", 0.75},
                                                          {"samples", 3}});
       const Delta d =
@@ -339,8 +342,8 @@ TEST(InnerMask, ScopesAndQuotas) {
       EXPECT_EQ(kept, exact_share(0.25, all)) << score;
       const auto [low, high] = std::ranges::minmax(counts);
       const bool quotas =
-          scope == std::string("tensor") || score == std::string("er");
-      EXPECT_EQ(high - low <= 1, quotas) << score << " " << scope;
+          quota == std::string("tensor") || score == std::string("er");
+      EXPECT_EQ(high - low <= 1, quotas) << score << " " << quota;
       // Of the seed, where it is random or the values are.
       const Delta again =
           testing::declare(*method, *tiny.backbone, {.scoring = &scoring});

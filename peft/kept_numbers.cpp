@@ -1,9 +1,9 @@
 #include "peft/kept_numbers.h"
 
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <numeric>
 
@@ -42,10 +42,18 @@ std::vector<at::Tensor> keep_sorted(std::span<const at::Tensor> scores,
 
 }  // namespace
 
+std::int64_t exact_share(double density, std::int64_t n) {
+  constexpr std::int64_t kUnit = 1'000'000'000;
+  const auto units = static_cast<__int128>(std::llround(density * kUnit));
+  return static_cast<std::int64_t>(units * n / kUnit);
+}
+
 std::vector<std::int64_t> shares_of(std::int64_t k,
                                     std::span<const std::int64_t> weights) {
   const std::int64_t all = sum(weights);
-  THINWIRE_ASSERT(k >= 0 && all > 0, "shares of {} by weights of {}", k, all);
+  THINWIRE_ASSERT(k == 0 || (k > 0 && all > 0), "shares of {} by weights of {}",
+                  k, all);
+  if (k == 0) return std::vector<std::int64_t>(weights.size());
   std::vector<std::int64_t> shares, rest;
   std::int64_t left = k;
   for (const std::int64_t w : weights) {
@@ -107,19 +115,6 @@ std::vector<at::Tensor> keep_quotas(std::span<const at::Tensor> scores,
   std::vector<at::Tensor> out;
   for (std::size_t i = 0; i < scores.size(); ++i) {
     out.push_back(keep_largest(scores.subspan(i, 1), quotas[i]).front());
-  }
-  return out;
-}
-
-std::vector<at::Tensor> keep_evenly(std::span<const std::int64_t> sizes,
-                                    std::span<const std::int64_t> quotas) {
-  std::vector<at::Tensor> out;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    // Fewer than 2^31, times fewer than 2^31.
-    out.push_back(at::arange(quotas[i], at::kLong)
-                      .mul(sizes[i])
-                      .div(std::max<std::int64_t>(quotas[i], 1), "floor")
-                      .to(at::kInt));
   }
   return out;
 }

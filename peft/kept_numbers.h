@@ -11,8 +11,13 @@
 
 namespace thinwire {
 
+// floor(density * n), density a decimal number of at most 9 digits after the
+// point, without the rounding of a floating-point product.
+std::int64_t exact_share(double density, std::int64_t n);
+
 // k in parts proportional to the weights: floors, and the largest remainders
-// one more, equal ones in their order. Weights >= 0, one of them positive.
+// one more, equal ones in their order. Weights >= 0; one of
+// them positive, unless k is 0.
 std::vector<std::int64_t> shares_of(std::int64_t k,
                                     std::span<const std::int64_t> weights);
 
@@ -30,10 +35,6 @@ std::vector<at::Tensor> keep_largest(std::span<const at::Tensor> scores,
                                      std::int64_t k);
 // The quotas[i] largest of scores[i].
 std::vector<at::Tensor> keep_quotas(std::span<const at::Tensor> scores,
-                                    std::span<const std::int64_t> quotas);
-
-// For counting alone: quotas[i] positions evenly over sizes[i].
-std::vector<at::Tensor> keep_evenly(std::span<const std::int64_t> sizes,
                                     std::span<const std::int64_t> quotas);
 
 }  // namespace thinwire

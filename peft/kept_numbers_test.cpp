@@ -21,11 +21,26 @@ std::vector<std::int64_t> list(const at::Tensor& t) {
   return {p, p + t.numel()};
 }
 
+TEST(KeptNumbers, ExactShareDoesNotRoundLikeADouble) {
+  EXPECT_EQ(exact_share(0.0008, 108311810), 86649);
+  EXPECT_EQ(exact_share(0.29, 100), 29);  // 0.29 * 100 < 29 in floating point
+  EXPECT_EQ(exact_share(0.07, 100), 7);
+  EXPECT_EQ(exact_share(1, 11135332352), 11135332352);
+  EXPECT_EQ(exact_share(1e-9, 999999999), 0);
+}
+
 TEST(KeptNumbers, SharesAddUpAndLargeRemaindersComeFirst) {
   EXPECT_EQ(shares_of(10, Counts{1, 1, 1}), (Counts{4, 3, 3}));
   EXPECT_EQ(shares_of(7, Counts{30, 20, 10}),
             (Counts{4, 2, 1}));  // 3.5 2.3 1.2
   EXPECT_EQ(shares_of(5, Counts{0, 7}), (Counts{0, 5}));
+  // 5/6, 10/6, 0, 5/6, 10/6: 2 in floors; then remainders of 5, 5, 4 and 4.
+  EXPECT_EQ(shares_of(5, Counts{1, 2, 0, 1, 2}), (Counts{1, 2, 0, 1, 1}));
+  EXPECT_EQ(shares_of(0, Counts{3, 4}), (Counts{0, 0}));
+  EXPECT_EQ(shares_of(7, Counts{3, 4}), (Counts{3, 4}));
+  // Products beyond 64 bits.
+  EXPECT_EQ(shares_of(7'000'000'000, Counts{5'000'000'000, 5'000'000'001, 1}),
+            (Counts{3'500'000'000 - 1, 3'500'000'000, 1}));
   // BERT-base, bottlenecks of 64: floor(0.2 * 2 359 296), of 48 matrices.
   const Counts shares = shares_of(471859, Counts(48, 49152));
   EXPECT_EQ(std::accumulate(shares.begin(), shares.end(), std::int64_t{0}),
@@ -96,13 +111,6 @@ TEST(KeptNumbers, ScoresOfEitherSignEqualOnesByPosition) {
   EXPECT_THROW(
       keep_largest(std::vector{at::tensor({1.0f, std::nanf(""), -1.0f})}, 1),
       UsageError);
-}
-
-TEST(KeptNumbers, EvenlyIsSortedAndInRange) {
-  const auto kept = keep_evenly(Counts{10, 7, 5}, Counts{4, 7, 0});
-  EXPECT_EQ(list(kept[0]), (Counts{0, 2, 5, 7}));
-  EXPECT_EQ(list(kept[1]), (Counts{0, 1, 2, 3, 4, 5, 6}));
-  EXPECT_EQ(kept[2].numel(), 0);
 }
 
 }  // namespace

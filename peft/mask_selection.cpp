@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <numeric>
 
 #include "base/error.h"
 #include "peft/delta_file.h"
+#include "peft/kept_numbers.h"
 
 namespace thinwire {
 namespace {
@@ -42,7 +42,7 @@ std::vector<at::Tensor> spread(std::span<const std::int64_t> sizes,
 template <class F>
 std::vector<at::Tensor> by_tensor(std::span<const std::int64_t> sizes,
                                   std::int64_t k, const F& one) {
-  const std::vector<std::int64_t> quotas = tensor_quotas(sizes, k);
+  const std::vector<std::int64_t> quotas = shares_of(k, sizes);
   std::vector<at::Tensor> out;
   for (std::size_t t = 0; t < sizes.size(); ++t) {
     out.push_back(one(t, quotas[t]).front());
@@ -57,34 +57,6 @@ Quota parse_quota(std::string_view method, std::string_view name) {
   if (name == "tensor") return Quota::kTensor;
   fail<UsageError>("{}: quota must be global or tensor, got '{}'", method,
                    name);
-}
-
-std::int64_t exact_share(double density, std::int64_t n) {
-  constexpr std::int64_t kUnit = 1'000'000'000;
-  const auto units = static_cast<__int128>(std::llround(density * kUnit));
-  return static_cast<std::int64_t>(units * n / kUnit);
-}
-
-std::vector<std::int64_t> tensor_quotas(std::span<const std::int64_t> sizes,
-                                        std::int64_t k) {
-  const std::int64_t all =
-      std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-  THINWIRE_ASSERT(k >= 0 && k <= all, "{} of {} numbers", k, all);
-  std::vector<std::int64_t> quotas(sizes.size()), rest(sizes.size());
-  std::int64_t left = k;
-  for (std::size_t t = 0; t < sizes.size() && all > 0; ++t) {
-    const __int128 product = static_cast<__int128>(k) * sizes[t];
-    quotas[t] = static_cast<std::int64_t>(product / all);
-    rest[t] = static_cast<std::int64_t>(product % all);
-    left -= quotas[t];
-  }
-  std::vector<std::size_t> order(sizes.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, std::greater<>(),
-                           [&](std::size_t t) { return rest[t]; });
-  // Fewer are left than tensors have a remainder.
-  for (std::size_t i = 0; left > 0; ++i, --left) ++quotas[order[i]];
-  return quotas;
 }
 
 std::vector<at::Tensor> select_numbers(std::span<const at::Tensor> scores,

@@ -17,20 +17,10 @@
 namespace thinwire {
 
 // Over what the numbers compete: all tensors at once, or each tensor has its
-// share of them.
+// share of them by its size (shares_of()).
 enum class Quota { kGlobal, kTensor };
 // Throws UsageError in the method's name.
 Quota parse_quota(std::string_view method, std::string_view name);
-
-// floor(density * n), density a decimal number of at most 9 digits after the
-// point, without the rounding of a floating-point product.
-std::int64_t exact_share(double density, std::int64_t n);
-
-// What tensors of these sizes, N numbers in all, have of k: floor(k n / N), and
-// those with the largest remainders one more, equal ones in their order; k in
-// all. k in [0, N].
-std::vector<std::int64_t> tensor_quotas(std::span<const std::int64_t> sizes,
-                                        std::int64_t k);
 
 // The sorted positions in each tensor of k numbers, int32 (int64 in tensors of
 // 2^31 numbers or more), by scores as top_k_indices() takes them; ties go to

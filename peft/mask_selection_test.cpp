@@ -4,9 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <numeric>
-
 #include "base/error.h"
+#include "peft/kept_numbers.h"
 #include "peft/testing.h"
 
 namespace thinwire {
@@ -21,29 +20,6 @@ using Sizes = std::vector<std::int64_t>;
 
 at::Tensor ints(const std::vector<std::int32_t>& v) {
   return at::tensor(v, at::kInt);
-}
-
-TEST(MaskSelection, ExactShareDoesNotRoundLikeADouble) {
-  EXPECT_EQ(exact_share(0.0008, 108311810), 86649);
-  EXPECT_EQ(exact_share(0.29, 100), 29);  // 0.29 * 100 < 29 in floating point
-  EXPECT_EQ(exact_share(0.07, 100), 7);
-  EXPECT_EQ(exact_share(1, 11135332352), 11135332352);
-  EXPECT_EQ(exact_share(1e-9, 999999999), 0);
-}
-
-TEST(MaskSelection, QuotasGoByLargestRemainders) {
-  // 5/6, 10/6, 0, 5/6, 10/6: 2 in floors; then remainders of 5, 5, 4 and 4.
-  EXPECT_THAT(tensor_quotas(Sizes{1, 2, 0, 1, 2}, 5),
-              ElementsAre(1, 2, 0, 1, 1));
-  EXPECT_THAT(tensor_quotas(Sizes{10, 10, 10}, 10), ElementsAre(4, 3, 3));
-  EXPECT_THAT(tensor_quotas(Sizes{3, 4}, 0), ElementsAre(0, 0));
-  EXPECT_THAT(tensor_quotas(Sizes{3, 4}, 7), ElementsAre(3, 4));
-  // Products beyond 64 bits.
-  const Sizes large{5'000'000'000, 5'000'000'001, 1};
-  const Sizes quotas = tensor_quotas(large, 7'000'000'000);
-  EXPECT_EQ(std::accumulate(quotas.begin(), quotas.end(), std::int64_t{0}),
-            7'000'000'000);
-  EXPECT_THAT(quotas, ElementsAre(3'500'000'000 - 1, 3'500'000'000, 1));
 }
 
 TEST(MaskSelection, SelectsOverAllTensorsOrFromEach) {

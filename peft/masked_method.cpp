@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "ops/reference.h"
+#include "peft/kept_numbers.h"
 
 namespace thinwire {
 

@@ -24,9 +24,8 @@ constexpr Field kFields[] = {
     {"sparsity", FieldType::kFloat, "~", "instead: the share that is removed"},
     {"score", FieldType::kString, "snip",
      "what is kept: random, magnitude, er (random, quotas by Erdős–Rényi), "
-     "snip "
-     "or grasp"},
-    {"scope", FieldType::kString, "global",
+     "snip or grasp"},
+    {"quota", FieldType::kString, "global",
      "global: the best of all matrices; tensor: of each, as its size"},
     {"samples", FieldType::kInt, "1024",
      "training examples that snip and grasp score, over all ranks"},
@@ -60,11 +59,6 @@ double kept_share(const Config& config) {
 }
 
 std::unique_ptr<Method> make(const Config& config) {
-  const std::string scope = config.at("scope").get<std::string>();
-  if (scope != "global" && scope != "tensor") {
-    fail<UsageError>("sparse_adapter: scope must be global or tensor, got '{}'",
-                     scope);
-  }
   const ScoreKind score = parse_score(
       "sparse_adapter", config.at("score").get<std::string>(), kScores);
   return make_inner_mask(
@@ -73,7 +67,8 @@ std::unique_ptr<Method> make(const Config& config) {
        .inner = config.at("adapter"),
        .density = kept_share(config),
        .score = score,
-       .by_tensor = scope == "tensor",
+       .quota =
+           parse_quota("sparse_adapter", config.at("quota").get<std::string>()),
        .rest = DeltaBuilder::Rest::kZero,
        .samples = config.at("samples").get<std::int64_t>(),
        .warmup_steps = config.at("warmup_steps").get<std::int64_t>()});

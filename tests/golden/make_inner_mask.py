@@ -166,7 +166,7 @@ def make(name, model_name, method, config, own, model, batch, score, density):
         own[n] = v.double().requires_grad_(n in matrices)
     scores = score(model.double(), batch, [own[n] for n in matrices])
     scores = [s.detach() for s in scores]
-    by_tensor = config.get("scope") == "tensor"
+    by_tensor = config.get("quota") == "tensor"
     density, at, gap = choose(
         scores, density, by_tensor, 5e-3 if score is grasp else 2e-4
     )
@@ -239,7 +239,7 @@ houlsby(
 )
 houlsby(
     "sparse_adapter_gpt2", "gpt2_lm", gpt2_places, 24, GELU,
-    {"score": "magnitude", "scope": "tensor"}, magnitude, 0.25, 34,
+    {"score": "magnitude", "quota": "tensor"}, magnitude, 0.25, 34,
 )
 lora("fish_tuning_bert", "bert_classify", ("query", "value"), fisher, {}, 0.3, 35)
 lora(
