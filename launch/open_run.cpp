@@ -137,6 +137,20 @@ std::optional<std::string> delta_in(const std::string& path) {
   return std::nullopt;
 }
 
+// The config's methods are what acts on the delta's numbers.
+void require_methods(const OpenRun& run, const Delta& delta,
+                     const std::string& file) {
+  std::vector<std::string> made, listed;
+  for (const std::string& config : delta.method_configs()) {
+    made.push_back(Config::parse(config).at("method").get<std::string>());
+  }
+  for (const auto& method : run.methods) listed.emplace_back(method->id());
+  if (made == listed) return;
+  fail<UsageError>("{}: was made by {}, the peft of {} is {}", file,
+                   fmt::join(made, ", "), run.config.path,
+                   fmt::join(listed, ", "));
+}
+
 }  // namespace
 
 std::shared_ptr<const ShardFolder> open_data(const std::string& path,
@@ -208,6 +222,7 @@ Delta load_saved_delta(const OpenRun& run, const std::string& path,
         "trained on",
         file, loaded.backbone.hex(), run.identity.hex());
   }
+  require_methods(run, loaded.delta, file);
   if (found != nullptr) *found = file;
   return std::move(loaded.delta);
 }

@@ -49,7 +49,8 @@ std::string find_delta(const std::string& path);
 
 // A delta from a file, a checkpoint folder, a run folder (its best/, else its
 // newest checkpoint) or, when `path` is empty, from the config's run folder;
-// checked against the run's backbone. Its path goes to *found unless null.
+// checked against the run's backbone and methods. Its path goes to *found
+// unless null.
 Delta load_saved_delta(const OpenRun& run, const std::string& path,
                        std::string* found = nullptr);
 bool holds_delta(const std::string& path);  // where that would look

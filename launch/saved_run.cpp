@@ -33,20 +33,6 @@ void choose_data(const Arguments& arguments, RunConfig& config) {
   }
 }
 
-// The config's methods are what acts on the delta's numbers.
-void require_methods(const OpenRun& run, const Delta& delta,
-                     const std::string& file) {
-  std::vector<std::string> made, listed;
-  for (const std::string& config : delta.method_configs()) {
-    made.push_back(Config::parse(config).at("method").get<std::string>());
-  }
-  for (const auto& method : run.methods) listed.emplace_back(method->id());
-  if (made == listed) return;
-  fail<UsageError>("{}: was made by {}, the peft of {} is {}", file,
-                   fmt::join(made, ", "), run.config.path,
-                   fmt::join(listed, ", "));
-}
-
 // Each --delta, or that of the run's own folder.
 std::vector<Delta> load_members(const Arguments& arguments, SavedRun& run) {
   std::vector<std::string> given = arguments.all("delta");
@@ -55,7 +41,6 @@ std::vector<Delta> load_members(const Arguments& arguments, SavedRun& run) {
   for (const std::string& path : given) {
     std::string file;
     Delta delta = load_saved_delta(run.open, path, &file);
-    require_methods(run.open, delta, file);
     loaded.push_back({file, {std::move(delta), run.open.identity}});
     run.deltas.push_back(std::move(file));
   }

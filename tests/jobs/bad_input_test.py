@@ -289,6 +289,13 @@ class BadInput(unittest.TestCase):
         self.refuse(config, "mask-2.safetensors", "hash",
                     extra=["--init", mask])
 
+    def test_delta_is_of_another_method(self):
+        mask = self.make_mask("mask-4.safetensors", 1)
+        config = self.config(model=self.random_bert(1),
+                             peft=[{"method": "lora", "r": 2}])
+        self.refuse(config, "mask-4.safetensors", "was made by fish_mask",
+                    "is lora", extra=["--init", mask])
+
     # --- run folder ---
 
     def test_run_folder_holds_a_run(self):
