@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Which numbers to train: FISH, random and magnitude masks and BitFit on GLUE.
+
+  .venv/bin/python bench/glue_masks.py --glue FOLDER [--steps N] [--seeds 1,2]
+
+MiniLM-L6 on SST-2, RTE and CoLA (FOLDER/{sst2,rte,cola}/{train,dev}.tsv), two
+ranks, steps of 32. Masks of the densities of Sung et al. 2021, sec. 4.1; the
+head trains in every run and counts against the density. Each method at the
+better of --rates learning rates, by the first seed's evaluation, as in a search
+that every method is granted alike. The metric is GLUE's own: accuracy, and
+Matthews' correlation for CoLA, of up to --eval-samples of the development set.
+
+Writes bench/results/glue_masks.json and the table between the marks in
+docs/methods.md. Runs that the result file has already are not repeated.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+
+from common import (ROOT, VENV, machine, save, train, write_between)
+from sst2_grid import minilm
+
+NAME = "glue_masks.json"
+WORK = os.path.join(ROOT, "build", "bench", "glue")
+PAGE = os.path.join(ROOT, "docs", "methods.md")
+TASKS = {  # columns, how the file is read, GLUE's metric
+    "sst2": ("sentence,label", [], "accuracy"),
+    "rte": ("sentence1+sentence2,label", [], "accuracy"),
+    "cola": ("4,2", ["--no-header"], "matthews"),
+}
+DENSITIES = [0.0002, 0.001, 0.005, 0.021]
+MASKS = {
+    "FISH": "{method: fish_mask, density: %s, samples: 256}",
+    "random": "{method: random_mask, density: %s}",
+    "magnitude": "{method: magnitude_mask, density: %s}",
+}
+METHODS = {
+    **{f"{name}, {100 * d:g} %": [config % d]
+       for d in DENSITIES for name, config in MASKS.items()},
+    "BitFit": ["{method: bitfit}"],
+    "head alone": ["{method: head}"],
+    "full fine-tuning": ["{method: full}"],
+}
+RATES = {"full fine-tuning": [1e-4, 3e-4]}
+
+
+def prepare(glue, task, model):
+    columns, how, _ = TASKS[task]
+    for split, name in (("train", "train"), ("dev", "eval")):
+        out = os.path.join(WORK, task, name)
+        if not os.path.exists(out):
+            subprocess.run(
+                [VENV, os.path.join(ROOT, "data", "prepare.py"), "--task",
+                 "classify", "--tokenizer", model, "--input",
+                 os.path.join(glue, task, f"{split}.tsv"), "--columns",
+                 columns, "--max-tokens", "128", *how, "--output", out],
+                check=True)
+
+
+class Runs:
+    def __init__(self, args, model):
+        self.args, self.model, self.done = args, model, []
+        path = os.path.join(ROOT, "bench", "results", NAME)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as f:
+                self.done = json.load(f)["runs"]
+
+    def score(self, task, method, rate, seed):
+        key = dict(task=task, method=method, rate=rate, seed=seed,
+                   steps=self.args.steps, samples=self.args.eval_samples)
+        for r in self.done:
+            if all(r[k] == key[k] for k in key):
+                return r
+        folder = os.path.join(WORK, "run")
+        config = os.path.join(WORK, "run.yaml")
+        with open(config, "w", encoding="utf-8") as f:
+            f.write(f"""
+model: {{path: {self.model}}}
+task: {{kind: classify, labels: 2, head_seed: {seed}}}
+data: {{train: {WORK}/{task}/train, eval: {WORK}/{task}/eval, batch_size: 16, seed: {seed}}}
+peft: [{", ".join(METHODS[method])}]
+train: {{steps: {self.args.steps}, lr: {rate}, warmup: {self.args.steps // 10},
+         schedule: linear, eval_samples: {self.args.eval_samples},
+         eval_batch_size: 64, seed: {seed}}}
+""")
+        lines = train(config, folder)
+        metrics = [l for l in lines if l["event"] == "eval"][-1]["metrics"]
+        summary = next(l for l in lines if l["event"] == "summary")
+        run = dict(key, score=metrics[TASKS[task][2]], metrics=metrics,
+                   trainable=summary["trainable_parameters"],
+                   total=summary["total_parameters"])
+        self.done.append(run)
+        print(f"{task} {method} at {rate:g}, seed {seed}: {run['score']:.4f}",
+              flush=True)
+        save(NAME, dict(machine=machine(), arguments=vars(self.args),
+                        methods=METHODS, runs=self.done))
+        return run
+
+
+def best(runs, task, method):
+    """(mean over the seeds, all of them, a run) at the better rate."""
+    rates = RATES.get(method, runs.args.rates)
+    first = [runs.score(task, method, rate, runs.args.seeds[0])
+             for rate in rates]
+    chosen = max(first, key=lambda r: r["score"])
+    scores = [runs.score(task, method, chosen["rate"], seed)["score"]
+              for seed in runs.args.seeds]
+    return sum(scores) / len(scores), scores, chosen
+
+
+def rows(runs):
+    yield "| trains | share | " + " | ".join(TASKS) + " | mean |"
+    yield "|---|---|" + "---|" * len(TASKS) + "---|"
+    for method in METHODS:
+        found = [best(runs, task, method) for task in TASKS]
+        share = 100 * found[0][2]["trainable"] / found[0][2]["total"]
+        cells = []
+        for mean, scores, _ in found:
+            spread = (f" ({min(scores):.3f} to {max(scores):.3f})"
+                      if len(scores) > 1 else "")
+            cells.append(f"{mean:.3f}{spread}")
+        mean = sum(f[0] for f in found) / len(found)
+        yield (f"| {method} | {share:.2f} % | " + " | ".join(cells) +
+               f" | {mean:.3f} |")
+
+
+def numbers(kind):
+    return lambda text: [kind(x) for x in text.split(",")]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--glue", required=True)
+    p.add_argument("--steps", type=int, default=400)
+    p.add_argument("--seeds", type=numbers(int), default=[1])
+    p.add_argument("--rates", type=numbers(float), default=[1e-3, 4e-3])
+    p.add_argument("--eval-samples", type=int, default=2000)
+    args = p.parse_args()
+    model = minilm()
+    for task in TASKS:
+        prepare(args.glue, task, model)
+    runs = Runs(args, model)
+    write_between(PAGE, "glue masks", "\n".join(["", *rows(runs), ""]))
+
+
+if __name__ == "__main__":
+    main()
