@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/watch.h"
+#include "dist/agree_inputs.h"
 #include "dist/buffers.h"
 #include "dist/checkpoint.h"
 #include "dist/declare.h"
@@ -24,7 +25,6 @@
 #include "dist/step.h"
 #include "dist/task_evals.h"
 #include "dist/together.h"
-#include "dist/virtual_shards.h"
 
 namespace thinwire {
 namespace {
@@ -57,7 +57,6 @@ class Trainer {
   std::string path(std::string_view name) const {
     return (std::filesystem::path(run_.folder) / name).string();
   }
-  void agree_on_inputs();
   void resume(Resumed& from);
   // `current`: what trained until now, and may train on; `ended`: what trained
   // before everything was rewound.
@@ -102,33 +101,6 @@ class Trainer {
   std::int64_t sent_before_ = 0;  // bytes: by this rank before it was resumed,
   std::int64_t sent_at_start_ = 0;  // and by others than this run
 };
-
-// Whatever could differ between ranks differs here, before step 1.
-void Trainer::agree_on_inputs() {
-  agree(comm_, "the configuration",
-        hash128(std::as_bytes(std::span(run_.config_text))).hex());
-  agree(comm_, "the backbone", run_.identity.hex());
-  agree(comm_, "whether to resume", run_.resume ? "resume" : "new run");
-  together(comm_, [&] {
-    check_options(options_);
-    if (options_.deterministic) {
-      virtual_shards(options_, comm_.size());  // throws if it cannot be cut
-      run_.options.exchange.algorithm = VirtualShards::kAlgorithm;
-      run_.options.exchange.overlap = false;
-    }
-    if (options_.dropout >= 0) run_.backbone->set_dropout(options_.dropout);
-    return true;
-  });
-  agree(comm_, "the training data",
-        together(comm_, [&] { return run_.train->digest().hex(); }));
-  agree(comm_, "the evaluation data", together(comm_, [&] {
-          std::string all = run_.eval ? run_.eval->digest().hex() : "none";
-          for (const TaskEval& t : run_.task_evals) {
-            all += " " + t.name + " " + t.folder->digest().hex();
-          }
-          return all;
-        }));
-}
 
 Delta Trainer::declare(const Delta* current, const Delta* ended) {
   const auto scoring = make_scoring(comm_, *run_.backbone, *run_.task,
@@ -350,7 +322,7 @@ TrainSummary Trainer::train() {
   };
   TrainSummary summary;
   sent_at_start_ = comm_.bytes().sent;
-  agree_on_inputs();
+  agree_on_inputs(run_);
   steps_ = total_steps(options_, run_.train->index().samples, comm_.size());
   loader_ = together(comm_, [&] {
     return make_loader(run_.train,
