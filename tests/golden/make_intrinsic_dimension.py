@@ -10,6 +10,7 @@ import torch
 from scipy.linalg import hadamard
 from transformers.pytorch_utils import Conv1D
 
+import common_random
 from common_peft import contract, load, noise, run, run_lm, write
 
 # XXH3, 64 bits, of the names.
@@ -18,44 +19,10 @@ NAMES = {
     "fastfood.order": 0x66D7DD977F52F9E7,
     "fastfood.normal": 0xF3EB8424A45464E3,
 }
-INIT = 1  # what the numbers are for
-MASK = (1 << 64) - 1
 
 
-def mix64(x):
-    x = (x + 0x9E3779B97F4A7C15) & MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
-
-
-def philox(n, seed, name):
-    """n numbers of 32 bits: Philox4x32-10."""
-    key = mix64(mix64(mix64(seed) ^ INIT) ^ 0)
-    k0, k1 = key & 0xFFFFFFFF, key >> 32
-    low = np.uint64(0xFFFFFFFF)
-    block = np.arange((n + 3) // 4, dtype=np.uint64)
-    ones = np.ones_like(block)
-    c = [
-        block & low,
-        block >> np.uint64(32),
-        ones * np.uint64(NAMES[name] & 0xFFFFFFFF),
-        ones * np.uint64(NAMES[name] >> 32),
-    ]
-    for _ in range(10):
-        p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
-        c = [
-            (p1 >> np.uint64(32)) ^ c[1] ^ np.uint64(k0),
-            p1 & low,
-            (p0 >> np.uint64(32)) ^ c[3] ^ np.uint64(k1),
-            p0 & low,
-        ]
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack(c, 1).ravel()[:n]
-
-
-def uniform(n, seed, name):  # in [0, 1)
-    return (philox(n, seed, name) >> np.uint64(8)) / 2.0**24
+def uniform(n, seed, name):
+    return common_random.uniform(n, seed, NAMES[name])
 
 
 def normal(n, seed, name):  # Box and Muller's

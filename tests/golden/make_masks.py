@@ -6,50 +6,18 @@ import numpy
 
 from common_masks import Masked
 from common_peft import contract
+from common_random import MASK, make_key, philox
 
 BERT_NORMS = ["LayerNorm"]
 T5_NORMS = ["layer_norm"]
 T5_TABLES = ["shared", "relative_attention_bias"]
-
-MASK = 3  # Purpose::kMask
-U64 = (1 << 64) - 1
-
-
-def mix(x):
-    """The finaliser of splitmix64."""
-    x = (x + 0x9E3779B97F4A7C15) & U64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & U64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & U64
-    return x ^ (x >> 31)
-
-
-def philox(key, counters):
-    """[n, 4] 32-bit outputs at counters 0 .. n - 1."""
-    low = numpy.uint64(0xFFFFFFFF)
-    k0, k1 = key & 0xFFFFFFFF, key >> 32
-    c = [numpy.arange(counters, dtype=numpy.uint64)]
-    c += [numpy.zeros_like(c[0]) for _ in range(3)]
-    for _ in range(10):
-        a = numpy.uint64(0xD2511F53) * c[0]
-        b = numpy.uint64(0xCD9E8D57) * c[2]
-        half = numpy.uint64(32)
-        c = [
-            (b >> half) ^ c[1] ^ numpy.uint64(k0),
-            b & low,
-            (a >> half) ^ c[3] ^ numpy.uint64(k1),
-            a & low,
-        ]
-        k0 = (k0 + 0x9E3779B9) & 0xFFFFFFFF
-        k1 = (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return numpy.stack(c, 1)
 
 
 def random_scores(m, seed):
     """Of every number outside the head, excluded or not."""
     sizes = {n: p.numel() for n, p in m.params.items() if n not in m.head}
     total = sum(sizes.values())
-    key = mix(mix(mix(seed) ^ MASK) ^ 0)
-    bits = philox(key, (total + 3) // 4).flatten()[:total]
+    bits = philox(total, make_key(seed, MASK))
     # As integers of 31 bits, in whose order the scores are.
     flat = (bits * numpy.uint64(0x7F800000) >> numpy.uint64(32)).astype(
         numpy.int64
