@@ -83,7 +83,7 @@ int Parameters::require(std::string_view name) const {
 
 at::Tensor Parameters::get(int number, const ForwardContext& ctx) const {
   const Slot& s = slot(number);
-  if (s.leaf.defined()) return s.leaf;
+  if (s.leaf.defined() && !s.compute) return s.leaf;
   // An empty mask costs nothing: no gradient is ever computed for it.
   if (s.values.defined() && s.values.numel() > 0) {
     return masked_parameter(s.frozen, s.values, s.index);
@@ -152,7 +152,9 @@ void Parameters::set_masked(int number, at::Tensor values, at::Tensor index) {
 
 void Parameters::set_computed(
     int number, std::function<at::Tensor(const ForwardContext&)> compute) {
-  untrained(number).compute = std::move(compute);
+  Slot& s = slots_[static_cast<std::size_t>(number)];
+  const bool from_leaf = s.leaf.defined() && !s.compute;
+  (from_leaf ? s : untrained(number)).compute = std::move(compute);
 }
 
 void Parameters::set_scored(int number,

@@ -51,8 +51,8 @@ class Parameters {
     std::function<at::Tensor()> exact;     // of int8: the file's values, bf16
     std::int64_t loaded_bytes = 0;         // as it came, with its scales
     bool head = false;                     // belongs to a task head
-    bool buffer = false;  // saved with the model, never trains
-    // At most one of the following; none: frozen.
+    bool buffer = false;                   // saved with the model, never trains
+    // At most one of these, or compute on leaf; none: frozen.
     at::Tensor leaf;           // the whole tensor trains (dense delta entry)
     at::Tensor values, index;  // entries of it train (masked delta entry)
     std::shared_ptr<MaskedWeight> masked;  // beside them
@@ -85,8 +85,8 @@ class Parameters {
   Use use(int slot, const ForwardContext& ctx) const;
   bool trains(int slot) const;
 
-  // Switch the source of one slot. Throw UsageError naming the tensor if
-  // something else trains it already.
+  // Switch the source of one slot; one with a leaf may be computed from it.
+  // Throw UsageError naming the tensor if something else trains it already.
   void set_leaf(int slot, at::Tensor leaf);
   void set_masked(int slot, at::Tensor values, at::Tensor index);
   void set_computed(int slot,

@@ -40,7 +40,18 @@ TEST(Parameters, EverySourceOfASlot) {
   ForwardContext later;
   later.step = 7;
   EXPECT_EQ(p.get(w, later).sum().item<float>(), 42);
+  EXPECT_THROW(p.set_leaf(w, leaf), UsageError);
   p.freeze_all();
+
+  p.set_leaf(w, leaf);
+  const auto doubled = [&](const ForwardContext&) { return leaf.mul(2); };
+  p.set_computed(w, doubled);
+  EXPECT_TRUE(p.get(w, ctx).equal(numbers(6, 10).mul(2)));
+  p.get(w, ctx).sum().backward();
+  EXPECT_EQ(leaf.grad().sum().item<float>(), 12);
+  EXPECT_THROW(p.set_computed(w, doubled), UsageError);
+  p.freeze_all();
+  EXPECT_FALSE(p.trains(w));
 
   at::Tensor values = at::zeros({2}).set_requires_grad(true);
   p.set_masked(w, values, at::arange(1, 6, 4, at::kInt));

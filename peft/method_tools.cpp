@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/random.h"
-#include "ops/quantise.h"
 
 namespace thinwire {
 
@@ -69,9 +68,13 @@ std::vector<int> target_sites(const Backbone& backbone,
                          : match_linear_sites(backbone, targets, method);
 }
 
-int decay_group(DeltaBuilder& builder, std::size_t dimensions) {
-  if (dimensions >= 2) return builder.group({.name = "default"});
-  return builder.group({.name = "no_decay", .weight_decay_factor = 0});
+int decay_group(DeltaBuilder& builder, std::size_t dimensions,
+                double lr_factor) {
+  if (dimensions >= 2) {
+    return builder.group({.name = "default", .lr_factor = lr_factor});
+  }
+  return builder.group(
+      {.name = "no_decay", .lr_factor = lr_factor, .weight_decay_factor = 0});
 }
 
 void declare_dense(DeltaBuilder& builder, std::string name,
@@ -128,13 +131,21 @@ std::int64_t prompt_place(const Backbone& backbone) {
 }
 
 void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot) {
+  const auto dimensions = backbone.parameters().slot(slot).frozen.dim();
+  declare_slot(builder, backbone, slot,
+               decay_group(builder, static_cast<std::size_t>(dimensions)));
+}
+
+void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot,
+                  int group, at::Tensor initial) {
   const Parameters::Slot& s = backbone.parameters().slot(slot);
   DeltaEntry e;
   e.name = e.target = s.name;
   e.shape = s.frozen.sizes().vec();
-  e.group = decay_group(builder, e.shape.size());
+  e.group = group;
   e.head = s.head;
-  builder.add(std::move(e), backbone.parameters().initial(slot).to(at::kFloat));
+  if (!initial.defined()) initial = backbone.parameters().initial(slot);
+  builder.add(std::move(e), initial.to(at::kFloat));
 }
 
 void declare_head(DeltaBuilder& builder, const Backbone& backbone) {
@@ -179,11 +190,7 @@ at::Tensor& merged_weight(MergedSlots& merged, const Backbone& backbone,
       std::find_if(merged.begin(), merged.end(),
                    [&](const auto& item) { return item.first == slot; });
   if (it != merged.end()) return it->second;
-  const Parameters::Slot& s = backbone.parameters().slot(slot);
-  const at::Tensor now = s.leaf.defined() ? s.leaf.detach()
-                         : s.scale.defined()
-                             ? dequantise_rows(s.frozen, s.scale, s.axes)
-                             : s.frozen;
+  const at::Tensor now = backbone.parameters().get(slot, {}).detach();
   merged.emplace_back(slot, now.to(at::kFloat, /*non_blocking=*/false,
                                    /*copy=*/true));
   return merged.back().second;

@@ -37,7 +37,8 @@ std::vector<int> target_sites(const Backbone& backbone,
                               std::string_view method);
 
 // Vectors and scalars (biases, gains) are not decayed, matrices are.
-int decay_group(DeltaBuilder& builder, std::size_t dimensions);
+int decay_group(DeltaBuilder& builder, std::size_t dimensions,
+                double lr_factor = 1);
 
 // A dense entry of no slot's; by its dimensions decayed or not, or of `group`.
 void declare_dense(DeltaBuilder& builder, std::string name, at::Tensor initial);
@@ -61,8 +62,12 @@ std::pair<int, Site> prompt_site(const Backbone& backbone, std::int64_t length,
 // keep it first.
 std::int64_t prompt_place(const Backbone& backbone);
 
-// A dense entry for a whole slot, named as the slot.
+// A dense entry for a whole slot, named as the slot; by its dimensions decayed
+// or not, or of `group`. initial: what it begins from, undefined: the slot's
+// own numbers.
 void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot);
+void declare_slot(DeltaBuilder& builder, const Backbone& backbone, int slot,
+                  int group, at::Tensor initial = {});
 // Every head slot that nothing trains yet: methods that train the head may be
 // combined.
 void declare_head(DeltaBuilder& builder, const Backbone& backbone);
