@@ -74,6 +74,15 @@ std::vector<std::int32_t> Policy::tasks_present(
   return present;
 }
 
+double Policy::add_penalties(double weight) {
+  double sum = 0;
+  if (weight == 0) return sum;
+  for (const auto& method : *s_.run.methods) {
+    sum += method->add_penalty(s_.delta, weight);
+  }
+  return sum;
+}
+
 std::string Policy::name_culprits(const std::string& mine,
                                   std::string_view vector) {
   const auto all =

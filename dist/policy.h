@@ -70,6 +70,9 @@ class Policy {
   // Of all ranks; samples: of this one.
   std::vector<std::int32_t> tasks_present(
       const Guard& guard, const std::vector<std::int64_t>& samples);
+  // Of all methods: their penalty, its gradient in the delta's for gradients of
+  // this summed loss weight. Nothing moves at a weight of 0.
+  double add_penalties(double weight);
   // Every rank's `mine` that is not empty, as `mine on rank R`; where all are
   // empty, the first entry of the vector that is not finite.
   std::string name_culprits(const std::string& mine, std::string_view vector);

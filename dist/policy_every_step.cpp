@@ -55,6 +55,7 @@ class EveryStep : public Policy {
     outcome.stop = (guard.flags & kVoteStop) != 0;
     outcome.no_weight = weight == 0;
     record.loss = guard.loss / (weight == 0 ? 1 : weight);
+    record.penalty = add_penalties(weight);
 
     const auto active = active_entries(s_.delta, step.index, present);
     const GradientScale scale = scale_gradient(

@@ -174,6 +174,7 @@ class LocalSteps : public Policy {
  private:
   void inner_step(const LocalStep& step, StepRecord& record) {
     Delta& delta = s_.delta;
+    record.penalty = add_penalties(step.weight);
     keep_own(nullptr);
     std::vector<std::int32_t> present;
     for (std::size_t i = 0; i < s_.tasks.size(); ++i) {

@@ -83,6 +83,7 @@ struct TrainOptions {
 struct StepRecord {
   std::int64_t step = 0;
   double loss = 0, lr = 0, grad_norm = 0;
+  double penalty = 0;  // beside the loss, of methods (Method::add_penalty)
   std::int64_t samples = 0, tokens = 0;  // of all ranks
   double step_ms = 0, data_ms = 0, forward_ms = 0, backward_ms = 0;
   double comm_ms = 0, comm_exposed_ms = 0, optimizer_ms = 0;

@@ -67,6 +67,7 @@ Json to_json(const StepRecord& r) {
                {"sent_bytes", r.sent_bytes},
                {"received_bytes", r.received_bytes},
                {"peak_tensor_bytes", r.peak_tensor_bytes}};
+  if (r.penalty != 0) json["penalty"] = r.penalty;
   if (r.skipped) json["skipped"] = true;
   return json;
 }

@@ -62,6 +62,7 @@ class RunObserver : public LogObserver {
     add("train/loss", r.loss);
     add("train/lr", r.lr);
     add("train/grad_norm", r.grad_norm);
+    if (r.penalty != 0) add("train/penalty", r.penalty);
     add("time/step_ms", r.step_ms);
     add("time/comm_exposed_ms", r.comm_exposed_ms);
     add("comm/sent_bytes", static_cast<double>(r.sent_bytes));

@@ -94,6 +94,11 @@ class Method {
   virtual std::optional<std::int64_t> next_rewind(std::int64_t step) const {
     return std::nullopt;
   }
+  // What the method adds to the mean loss of a step: a function of the delta's
+  // values alone, whose gradient, times `scale`, is added to delta.grads().
+  // Called once a step, on every rank alike, when the gradient of all ranks and
+  // micro-batches is there, with their summed loss weight as scale.
+  virtual double add_penalty(Delta& delta, double scale) const { return 0; }
   // The same method on a model that has only these layers of the backbone, by
   // their numbers, ascending. Null: its config names no layers.
   virtual std::unique_ptr<Method> on_layers(
