@@ -78,6 +78,19 @@ void check_rewinds(const std::vector<std::unique_ptr<Method>>& methods,
         "{} to train what it chooses; shorten it or raise train.steps",
         method->id(), *boundary, steps);
   }
+  for (const auto& method : methods) {
+    const auto rewind = method->next_rewind(0);
+    if (!rewind) continue;
+    for (const auto& other : methods) {
+      const auto boundary = other->next_boundary(0);
+      if (!boundary || *boundary >= *rewind) continue;
+      fail<UsageError>(
+          "{} returns to the start at step {}, and {} begins a phase at step "
+          "{}, after which the start is lost; let that come at step {} or "
+          "later",
+          method->id(), *rewind, other->id(), *boundary, *rewind);
+    }
+  }
 }
 
 }  // namespace thinwire

@@ -33,7 +33,8 @@ std::int64_t phase_end(const std::vector<std::unique_ptr<Method>>& methods,
 // what a schedule and the search for the best values extend over.
 Stretch stretch_of(const std::vector<std::unique_ptr<Method>>& methods,
                    std::int64_t step, std::int64_t steps);
-// Throws UsageError where a method rewinds when no step is left.
+// Throws UsageError where a method rewinds when no step is left, or another's
+// phase would write over what it returns to.
 void check_rewinds(const std::vector<std::unique_ptr<Method>>& methods,
                    std::int64_t steps);
 

@@ -150,6 +150,33 @@ TEST(Rewind, AMaskOfWhatDidNotMoveIsRefused) {
   }
 }
 
+// The mask that movement chose outlives a later phase of another method.
+TEST(Rewind, ALaterPhaseOfAnotherMethodKeepsTheMask) {
+  Job job = lottery_job(3, 8);
+  job.methods.push_back({"fish_tuning",
+                         {{"adapter", {{"method", "lora"}, {"r", 2}}},
+                          {"samples", 4},
+                          {"warmup_steps", 5}}});
+  const TempFolder folder;
+  job.folder = folder.path();
+  job.options.checkpoint_every = 4;
+  const Result r = run_job(job, 2)[0];
+  EXPECT_EQ(r.seen.phases, (std::vector<std::int64_t>{3, 5}));
+  const Delta before = load_checkpoint(folder / "checkpoints/step-4").delta;
+  const Delta after = load_checkpoint(folder / "checkpoints/step-8").delta;
+  int masked = 0;
+  for (const DeltaEntry& e : before.entries()) {
+    if (e.target.empty() || e.kind != EntryKind::kMasked) continue;
+    const int same = after.find(e.name);
+    ASSERT_GE(same, 0) << e.name;
+    EXPECT_TRUE(
+        after.entries()[static_cast<std::size_t>(same)].index.equal(e.index));
+    ++masked;
+  }
+  EXPECT_GT(masked, 0);
+  EXPECT_LT(after.trainable(), before.trainable());
+}
+
 TEST(Rewind, IsRefusedWhereItWouldLeaveNothingOrCannot) {
   try {
     run_job(lottery_job(6, 6), 2);

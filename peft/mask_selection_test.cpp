@@ -174,6 +174,31 @@ TEST(Masks, ARandomOneFollowsSeedAndStep) {
   EXPECT_THROW(make_method("random_mask", {{"seed", -1}}), UsageError);
 }
 
+TEST(Masks, TheBoundaryOfAnotherMethodLeavesThemAlone) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  const auto method =
+      make_method("random_mask",
+                  {{"density", 0.1}, {"warmup_steps", 2}, {"remask_every", 4}});
+  const auto at = [&](std::int64_t step, const Delta* current, int workers) {
+    return testing::declare(*method, *tiny.backbone,
+                            {.step = step,
+                             .workers = workers,
+                             .scoring = &scoring,
+                             .current = current});
+  };
+  for (const int workers : {1, 2}) {
+    const Delta everything = at(0, nullptr, workers);
+    const Delta drawn = at(2, &everything, workers);
+    EXPECT_LT(drawn.trainable(), everything.trainable());
+    EXPECT_EQ(at(5, &drawn, workers).hash(), drawn.hash());
+    EXPECT_NE(at(5, nullptr, workers).hash(), drawn.hash());
+    const Delta anew = at(6, &drawn, workers);
+    EXPECT_NE(anew.hash(), drawn.hash());
+    EXPECT_EQ(anew.hash(), at(6, nullptr, workers).hash());
+  }
+}
+
 TEST(Masks, BoundariesAreTheirFields) {
   const auto boundary = [](const char* id, Json config, std::int64_t step) {
     return make_method(id, config)->next_boundary(step);

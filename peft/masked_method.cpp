@@ -1,5 +1,7 @@
 #include "peft/masked_method.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -57,19 +59,53 @@ void MaskedMethod::declare(DeltaBuilder& builder, const Backbone& backbone,
   check_patterns(id_, backbone, exclude_);
   const std::vector<int> slots = body(backbone);
   if (context.step < dense_steps_) {
-    for (const int slot : slots) declare_slot(builder, backbone, slot);
+    declare_whole(builder, backbone, slots);
   } else {
-    const Mask mask = draw(backbone, slots, context);
+    const Mask mask = context.current == nullptr || draws_at(context.step)
+                          ? draw(backbone, slots, context)
+                          : kept(backbone, slots, *context.current);
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      declare_masked(builder, backbone, slots[i], mask.index[i]);
+      declare_masked(builder, backbone, slots[i], mask.index[i], context);
       if (mask.owner.empty() || mask.index[i].numel() == 0) continue;
       builder.constant(
-          owner_constant(prefix_ + "." +
-                         backbone.parameters().slot(slots[i]).name),
+          owner_constant(entry_name(backbone.parameters().slot(slots[i]))),
           mask.owner[i]);
     }
   }
-  if (train_head_) declare_head(builder, backbone);
+  if (train_head_) declare_heads(builder, backbone, context);
+}
+
+void MaskedMethod::declare_whole(DeltaBuilder& builder,
+                                 const Backbone& backbone,
+                                 std::span<const int> slots) const {
+  for (const int slot : slots) declare_slot(builder, backbone, slot);
+}
+
+void MaskedMethod::declare_heads(DeltaBuilder& builder,
+                                 const Backbone& backbone,
+                                 const DeclareContext&) const {
+  declare_head(builder, backbone);
+}
+
+at::Tensor MaskedMethod::start(const Backbone& backbone, int slot,
+                               const at::Tensor& index,
+                               const DeclareContext&) const {
+  const at::Tensor initial = backbone.parameters().initial(slot);
+  return initial.view({-1})
+      .index_select(0, beside(index, initial))
+      .to(at::kFloat);
+}
+
+void MaskedMethod::check_scores(std::span<const at::Tensor> scores,
+                                std::int64_t,
+                                const DeclareContext& context) const {
+  if (std::ranges::none_of(scores, [](const at::Tensor& s) {
+        return s.numel() > 0 && s.any().item<bool>();
+      })) {
+    fail<UsageError>(
+        "{}: every score is zero at step {}: there is nothing to choose by",
+        id_, context.step);
+  }
 }
 
 std::optional<std::int64_t> MaskedMethod::next_boundary(
@@ -78,6 +114,10 @@ std::optional<std::int64_t> MaskedMethod::next_boundary(
   if (remask_every_ == 0) return std::nullopt;
   return dense_steps_ +
          ((step - dense_steps_) / remask_every_ + 1) * remask_every_;
+}
+
+bool MaskedMethod::draws_at(std::int64_t step) const {
+  return step > 0 && next_boundary(step - 1) == step;
 }
 
 void MaskedMethod::merge(const Backbone& backbone, const Delta& delta,
@@ -152,13 +192,7 @@ MaskedMethod::Mask MaskedMethod::draw(const Backbone& backbone,
     mask.index = spread_numbers(sizes, k, quota_);
   } else {
     scores = score(backbone, slots, context);
-    if (std::ranges::none_of(scores, [](const at::Tensor& s) {
-          return s.numel() > 0 && s.any().item<bool>();
-        })) {
-      fail<UsageError>(
-          "{}: every score is zero at step {}: there is nothing to choose by",
-          id_, context.step);
-    }
+    check_scores(scores, k, context);
     mask.index = select_numbers(scores, k, quota_, keep_);
   }
   if (workers > 1) {
@@ -167,22 +201,40 @@ MaskedMethod::Mask MaskedMethod::draw(const Backbone& backbone,
   return mask;
 }
 
+MaskedMethod::Mask MaskedMethod::kept(const Backbone& backbone,
+                                      std::span<const int> slots,
+                                      const Delta& current) const {
+  Mask mask;
+  bool owned = false;
+  for (const int slot : slots) {
+    const Parameters::Slot& s = backbone.parameters().slot(slot);
+    const int entry = current.find(entry_name(s));
+    mask.index.push_back(
+        entry < 0 ? at::empty({0}, at::kInt)
+                  : current.entries()[static_cast<std::size_t>(entry)].index);
+    const auto owner = current.constants().find(owner_constant(entry_name(s)));
+    mask.owner.push_back(owner == current.constants().end() ? at::Tensor()
+                                                            : owner->second);
+    owned = owned || mask.owner.back().defined();
+  }
+  if (!owned) mask.owner.clear();
+  return mask;
+}
+
 void MaskedMethod::declare_masked(DeltaBuilder& builder,
                                   const Backbone& backbone, int slot,
-                                  const at::Tensor& index) const {
+                                  const at::Tensor& index,
+                                  const DeclareContext& context) const {
   if (index.numel() == 0) return;  // an empty tensor costs nothing
   const Parameters::Slot& s = backbone.parameters().slot(slot);
   DeltaEntry e;
-  e.name = prefix_ + "." + s.name;
+  e.name = entry_name(s);
   e.kind = EntryKind::kMasked;
   e.shape = s.frozen.sizes().vec();
   e.index = index;
   e.target = s.name;
   e.group = decay_group(builder, e.shape.size());
-  const at::Tensor initial = backbone.parameters().initial(slot);
-  builder.add(std::move(e), initial.view({-1})
-                                .index_select(0, beside(index, initial))
-                                .to(at::kFloat));
+  builder.add(std::move(e), start(backbone, slot, index, context));
 }
 
 }  // namespace thinwire

@@ -74,7 +74,23 @@ class MaskedMethod : public Method {
   // Whether a slot of the backbone, no head and no buffer, competes; excluded
   // ones never do.
   virtual bool competes(const Parameters::Slot&) const { return true; }
+  // What trains until the mask is drawn: of each slot all numbers.
+  virtual void declare_whole(DeltaBuilder& builder, const Backbone& backbone,
+                             std::span<const int> slots) const;
+  virtual void declare_heads(DeltaBuilder& builder, const Backbone& backbone,
+                             const DeclareContext& context) const;
+  // Where the chosen numbers of a slot begin, fp32 [k]: where they are.
+  virtual at::Tensor start(const Backbone& backbone, int slot,
+                           const at::Tensor& index,
+                           const DeclareContext& context) const;
+  // Throws UsageError where scores do not tell k numbers apart from the rest;
+  // by default they do unless all are 0.
+  virtual void check_scores(std::span<const at::Tensor> scores, std::int64_t k,
+                            const DeclareContext& context) const;
 
+  std::string entry_name(const Parameters::Slot& slot) const {
+    return prefix_ + "." + slot.name;
+  }
   void at_least(std::string_view field, std::int64_t value,
                 std::int64_t low) const;
   const Config& config() const { return config_; }
@@ -89,10 +105,15 @@ class MaskedMethod : public Method {
   std::vector<int> body(const Backbone& backbone) const;
   std::int64_t budget(const Backbone& backbone,
                       std::span<const std::int64_t> sizes, int workers) const;
+  // The boundary of another method is none at which a mask is drawn anew.
+  bool draws_at(std::int64_t step) const;
   Mask draw(const Backbone& backbone, std::span<const int> slots,
             const DeclareContext& context);
+  Mask kept(const Backbone& backbone, std::span<const int> slots,
+            const Delta& current) const;
   void declare_masked(DeltaBuilder& builder, const Backbone& backbone, int slot,
-                      const at::Tensor& index) const;
+                      const at::Tensor& index,
+                      const DeclareContext& context) const;
   // 0 where the method has no such field.
   std::int64_t steps_of(std::string_view field) const;
 
