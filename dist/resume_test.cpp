@@ -150,14 +150,21 @@ TEST(Resume, AcrossPhases) {
 // 6 steps of everything, back to the start, the mask alone; resumed before,
 // at and after the rewind, with local steps too.
 TEST(Resume, AcrossARewind) {
-  for (const std::int64_t local : {1, 4}) {
-    Job job = base_job(false);
-    job.methods = {{"lt_sft", {{"density", 0.1}, {"full_steps", 6}}}};
-    job.options.steps = 11;
-    job.options.checkpoint_every = 1;
-    job.options.eval_every = 2;
-    job.options.exchange.sync_every = local;
-    expect_exact_resume(job, 2, {3, 5, 6, 7, 9});
+  const std::pair<std::string, Config> methods[] = {
+      {"lt_sft", {{"density", 0.1}, {"full_steps", 6}}},
+      {"diff_pruning",
+       {{"density", 0.1}, {"gate_steps", 6}, {"gate_lr_factor", 5}}}};
+  for (const auto& method : methods) {
+    for (const std::int64_t local : {1, 4}) {
+      SCOPED_TRACE(method.first);
+      Job job = base_job(false);
+      job.methods = {method};
+      job.options.steps = 11;
+      job.options.checkpoint_every = 1;
+      job.options.eval_every = 2;
+      job.options.exchange.sync_every = local;
+      expect_exact_resume(job, 2, {3, 5, 6, 7, 9});
+    }
   }
 }
 

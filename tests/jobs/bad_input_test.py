@@ -239,7 +239,10 @@ class BadInput(unittest.TestCase):
                 ({"method": "magnitude_mask", "density": 1.0,
                   "exclude": ["pooler"]}, "magnitude_mask", "asks for"),
                 ({"method": "pafi", "quota": "layer"}, "pafi",
-                 "global or tensor", "'layer'")):
+                 "global or tensor", "'layer'"),
+                ({"method": "diff_pruning", "gate_steps": 2,
+                  "gate_lr_factor": 1e6, "l0_penalty": 1}, "diff_pruning",
+                 "only 0 differ with an open gate")):
             with self.subTest(method=method):
                 self.refuse(self.config(peft=[method]), *words)
 
@@ -247,6 +250,10 @@ class BadInput(unittest.TestCase):
         config = self.config(peft=[{"method": "lt_sft", "density": 0.05,
                                     "full_steps": 40}])
         self.refuse(config, "lt_sft", "first phase ends at step 40",
+                    extra=["train.steps=40"])
+        config = self.config(peft=[{"method": "diff_pruning",
+                                    "gate_steps": 40}])
+        self.refuse(config, "diff_pruning", "first phase ends at step 40",
                     extra=["train.steps=40"])
 
     def test_score_says_nothing(self):
