@@ -147,6 +147,24 @@ TEST(Resume, AcrossPhases) {
   }
 }
 
+// Everything, then masks of 40, 14 and 10 %.
+TEST(Resume, AcrossMasksThatShrink) {
+  Job job = base_job(false);
+  job.methods = {{"magnitude_mask",
+                  {{"density", 0.1},
+                   {"density_start", 0.4},
+                   {"warmup_steps", 2},
+                   {"remask_every", 3},
+                   {"remask_until", 9}}}};
+  job.options.steps = 12;
+  job.options.checkpoint_every = 1;
+  job.options.eval_every = 2;
+  expect_exact_resume(job, 2, {1, 2, 4, 5, 6, 8, 10});
+  const Result r = run_job(job, 1)[0];
+  EXPECT_EQ(r.seen.phases, (std::vector<std::int64_t>{2, 5, 8}));
+  EXPECT_EQ(r.summary.trainable_parameters, 533);  // of 5,331
+}
+
 // 6 steps of everything, back to the start, the mask alone; resumed before,
 // at and after the rewind, with local steps too.
 TEST(Resume, AcrossARewind) {

@@ -199,6 +199,32 @@ TEST(Masks, TheBoundaryOfAnotherMethodLeavesThemAlone) {
   }
 }
 
+// floor(0.5 n), then 0.15: half way an eighth of the difference is left.
+TEST(Masks, TheirDensityFallsByDrawings) {
+  Tiny tiny("bert_classify");
+  TinyScoring scoring(tiny);
+  ASSERT_EQ(tiny.backbone->parameters().count(), 11099);
+  for (const char* id : {"random_mask", "magnitude_mask", "fish_mask"}) {
+    Json config = {{"density", 0.1},
+                   {"density_start", 0.5},
+                   {"remask_every", 4},
+                   {"remask_until", 9}};
+    if (std::string(id) == "fish_mask") config["samples"] = 4;
+    const auto method = make_method(id, config);
+    EXPECT_EQ(method->next_boundary(0), 4);
+    EXPECT_EQ(method->next_boundary(4), 8);
+    EXPECT_EQ(method->next_boundary(8), std::nullopt);
+    const auto count = [&](std::int64_t step) {
+      return testing::declare(*method, *tiny.backbone,
+                              {.step = step, .scoring = &scoring})
+          .trainable();
+    };
+    EXPECT_EQ(count(0), 5549) << id;
+    EXPECT_EQ(count(4), 1664) << id;
+    EXPECT_EQ(count(8), 1109) << id;
+  }
+}
+
 TEST(Masks, BoundariesAreTheirFields) {
   const auto boundary = [](const char* id, Json config, std::int64_t step) {
     return make_method(id, config)->next_boundary(step);

@@ -17,20 +17,15 @@ MaskedMethod::MaskedMethod(std::string_view id, std::string_view prefix,
       prefix_(prefix),
       config_(std::move(config)),
       keep_(keep),
-      density_(config_.at("density").get<double>()),
       quota_(parse_quota(id, config_.at("quota").get<std::string>())),
       exclude_(string_list(config_.at("exclude"))),
       head_in_budget_(config_.at("count_head_in_budget").get<bool>()),
       train_head_(config_.at("train_head").get<bool>()),
-      dense_steps_(steps_of(dense)),
-      remask_every_(steps_of(mask_fields::kRemaskEvery.name)) {
-  if (!(density_ > 0 && density_ <= 1)) {
-    fail<UsageError>("{}: density must be in (0, 1], got {}", id_, density_);
-  }
+      schedule_(id, read_schedule(dense)) {
   const std::string file(mask_fields::kMaskFile.name);
   if (!config_.contains(file) || config_.at(file).is_null()) return;
   mask_file_ = config_.at(file).get<std::string>();
-  if (remask_every_ > 0) {
+  if (schedule_.options().every > 0) {
     fail<UsageError>(
         "{}: remask_every draws new masks, mask_file fixes one; leave one of "
         "them out",
@@ -53,17 +48,33 @@ std::int64_t MaskedMethod::steps_of(std::string_view field) const {
   return steps;
 }
 
+MaskSchedule::Options MaskedMethod::read_schedule(
+    std::string_view dense) const {
+  MaskSchedule::Options out{
+      .dense_steps = steps_of(dense),
+      .every = steps_of(mask_fields::kRemaskEvery.name),
+      .until = steps_of(mask_fields::kRemaskUntil.name),
+      .density = config_.at("density").get<double>(),
+  };
+  const auto start = config_.find(std::string(mask_fields::kDensityStart.name));
+  if (start != config_.end() && !start->is_null()) {
+    out.density_start = start->get<double>();
+  }
+  return out;
+}
+
 void MaskedMethod::declare(DeltaBuilder& builder, const Backbone& backbone,
                            const DeclareContext& context) {
   builder.method_config(config_text(id_, config_));
   check_patterns(id_, backbone, exclude_);
   const std::vector<int> slots = body(backbone);
-  if (context.step < dense_steps_) {
+  if (schedule_.dense(context.step)) {
     declare_whole(builder, backbone, slots);
   } else {
-    const Mask mask = context.current == nullptr || draws_at(context.step)
-                          ? draw(backbone, slots, context)
-                          : kept(backbone, slots, *context.current);
+    const bool drawn =
+        context.current == nullptr || schedule_.draws_at(context.step);
+    const Mask mask = drawn ? draw(backbone, slots, context)
+                            : kept(backbone, slots, *context.current);
     for (std::size_t i = 0; i < slots.size(); ++i) {
       declare_masked(builder, backbone, slots[i], mask.index[i], context);
       if (mask.owner.empty() || mask.index[i].numel() == 0) continue;
@@ -108,18 +119,6 @@ void MaskedMethod::check_scores(std::span<const at::Tensor> scores,
   }
 }
 
-std::optional<std::int64_t> MaskedMethod::next_boundary(
-    std::int64_t step) const {
-  if (step < dense_steps_) return dense_steps_;
-  if (remask_every_ == 0) return std::nullopt;
-  return dense_steps_ +
-         ((step - dense_steps_) / remask_every_ + 1) * remask_every_;
-}
-
-bool MaskedMethod::draws_at(std::int64_t step) const {
-  return step > 0 && next_boundary(step - 1) == step;
-}
-
 void MaskedMethod::merge(const Backbone& backbone, const Delta& delta,
                          MergedSlots& slots) const {
   merge_targets(slots, backbone, delta);
@@ -138,21 +137,20 @@ std::vector<int> MaskedMethod::body(const Backbone& backbone) const {
 
 std::int64_t MaskedMethod::budget(const Backbone& backbone,
                                   std::span<const std::int64_t> sizes,
-                                  int workers) const {
+                                  double density, int workers) const {
   const Parameters& p = backbone.parameters();
   const std::int64_t all = p.count(true);
   const std::int64_t head = train_head_ ? all - p.count(false) : 0;
-  const std::int64_t share = exact_share(density_, all);
+  const std::int64_t share = exact_share(density, all);
   const std::int64_t k = share - (head_in_budget_ ? head : 0);
   if (k <= 0 && head_in_budget_ && head > 0) {
     fail<UsageError>(
         "{}: density {} of {} numbers is {}, and the head alone has {}; raise "
         "density or set count_head_in_budget: false",
-        id_, density_, all, share, head);
+        id_, density, all, share, head);
   }
   if (k <= 0) {
-    fail<UsageError>("{}: density {} of {} numbers is none", id_, density_,
-                     all);
+    fail<UsageError>("{}: density {} of {} numbers is none", id_, density, all);
   }
   std::int64_t available = 0;
   for (const std::int64_t n : sizes) available += n;
@@ -160,7 +158,7 @@ std::int64_t MaskedMethod::budget(const Backbone& backbone,
     fail<UsageError>(
         "{}: density {} asks for {} numbers{}, {} are neither excluded nor in "
         "the head",
-        id_, density_, k,
+        id_, density, k,
         workers > 1 ? fmt::format(" for each of {} workers", workers) : "",
         available);
   }
@@ -185,7 +183,8 @@ MaskedMethod::Mask MaskedMethod::draw(const Backbone& backbone,
   for (const int slot : slots) {
     sizes.push_back(backbone.parameters().slot(slot).frozen.numel());
   }
-  const std::int64_t k = budget(backbone, sizes, workers);
+  const std::int64_t k =
+      budget(backbone, sizes, schedule_.density(context.step), workers);
   Mask mask;
   std::vector<at::Tensor> scores;
   if (context.scoring == nullptr) {

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "peft/mask_schedule.h"
 #include "peft/mask_selection.h"
 #include "peft/method_tools.h"
 
@@ -46,6 +47,13 @@ inline constexpr Field kWarmupSteps = {
 inline constexpr Field kRemaskEvery = {
     "remask_every", FieldType::kInt, "0",
     "steps after which the mask is drawn anew; 0: never"};
+inline constexpr Field kRemaskUntil = {
+    "remask_until", FieldType::kInt, "0",
+    "the last step at which it may be; 0: the run's"};
+inline constexpr Field kDensityStart = {
+    "density_start", FieldType::kFloat, "~",
+    "density of the first mask, from which it goes to density by remask_until, "
+    "fast and then slowly"};
 }  // namespace mask_fields
 
 class MaskedMethod : public Method {
@@ -54,7 +62,9 @@ class MaskedMethod : public Method {
   void declare(DeltaBuilder& builder, const Backbone& backbone,
                const DeclareContext& context) override;
   void attach(Backbone&, const Delta&) override {}
-  std::optional<std::int64_t> next_boundary(std::int64_t step) const override;
+  std::optional<std::int64_t> next_boundary(std::int64_t step) const override {
+    return schedule_.next(step);
+  }
   void merge(const Backbone& backbone, const Delta& delta,
              MergedSlots& slots) const override;
   bool mergeable() const override { return true; }
@@ -94,7 +104,7 @@ class MaskedMethod : public Method {
   void at_least(std::string_view field, std::int64_t value,
                 std::int64_t low) const;
   const Config& config() const { return config_; }
-  std::int64_t dense_steps() const { return dense_steps_; }
+  std::int64_t dense_steps() const { return schedule_.options().dense_steps; }
 
  private:
   struct Mask {
@@ -104,11 +114,12 @@ class MaskedMethod : public Method {
 
   std::vector<int> body(const Backbone& backbone) const;
   std::int64_t budget(const Backbone& backbone,
-                      std::span<const std::int64_t> sizes, int workers) const;
-  // The boundary of another method is none at which a mask is drawn anew.
-  bool draws_at(std::int64_t step) const;
+                      std::span<const std::int64_t> sizes, double density,
+                      int workers) const;
+  MaskSchedule::Options read_schedule(std::string_view dense) const;
   Mask draw(const Backbone& backbone, std::span<const int> slots,
             const DeclareContext& context);
+  // At the boundary of another method.
   Mask kept(const Backbone& backbone, std::span<const int> slots,
             const Delta& current) const;
   void declare_masked(DeltaBuilder& builder, const Backbone& backbone, int slot,
@@ -120,12 +131,11 @@ class MaskedMethod : public Method {
   std::string id_, prefix_;
   Config config_;
   Extreme keep_;
-  double density_;
   Quota quota_;
   std::vector<std::string> exclude_;
   bool head_in_budget_, train_head_;
   std::string mask_file_;
-  std::int64_t dense_steps_, remask_every_;
+  MaskSchedule schedule_;
 };
 
 }  // namespace thinwire

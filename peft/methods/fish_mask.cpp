@@ -28,6 +28,8 @@ constexpr Field kFields[] = {
     mask_fields::kMaskFile,
     mask_fields::kWarmupSteps,
     mask_fields::kRemaskEvery,
+    mask_fields::kRemaskUntil,
+    mask_fields::kDensityStart,
     mask_fields::kQuota,
 };
 

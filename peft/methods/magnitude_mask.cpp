@@ -18,6 +18,8 @@ constexpr Field kFields[] = {
     mask_fields::kQuota,
     mask_fields::kWarmupSteps,
     mask_fields::kRemaskEvery,
+    mask_fields::kRemaskUntil,
+    mask_fields::kDensityStart,
 };
 
 Extreme parse_keep(const std::string& name) {

@@ -27,6 +27,8 @@ constexpr Field kFields[] = {
     mask_fields::kQuota,
     mask_fields::kWarmupSteps,
     mask_fields::kRemaskEvery,
+    mask_fields::kRemaskUntil,
+    mask_fields::kDensityStart,
 };
 
 // 2^32 numbers onto the finite floats from 0 up, in their order: a uniform
