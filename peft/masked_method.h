@@ -98,9 +98,6 @@ class MaskedMethod : public Method {
   virtual void check_scores(std::span<const at::Tensor> scores, std::int64_t k,
                             const DeclareContext& context) const;
 
-  std::string entry_name(const Parameters::Slot& slot) const {
-    return prefix_ + "." + slot.name;
-  }
   void at_least(std::string_view field, std::int64_t value,
                 std::int64_t low) const;
   const Config& config() const { return config_; }
@@ -112,6 +109,9 @@ class MaskedMethod : public Method {
     std::vector<at::Tensor> owner;  // int32, of each slot; none: no owners
   };
 
+  std::string entry_name(const Parameters::Slot& slot) const {
+    return prefix_ + "." + slot.name;
+  }
   std::vector<int> body(const Backbone& backbone) const;
   std::int64_t budget(const Backbone& backbone,
                       std::span<const std::int64_t> sizes, double density,

@@ -254,6 +254,16 @@ class RewindResume(PhasesResume):
     kills = (60, 190)
 
 
+class DiffPruningResume(PhasesResume):
+    """130 steps of gates and differences, then what the cut kept."""
+
+    name = "diff-pruning"
+    method = {"method": "diff_pruning", "density": 0.05, "gate_steps": 130,
+              "gate_lr_factor": 20}
+    phases = [130]
+    kills = (60, 190)
+
+
 class Survivors(unittest.TestCase):
     def test_survivors_name_the_dead_rank(self):
         folder = tiny.fresh_output("survivors")
