@@ -61,9 +61,7 @@ double norm(const Tensors& tensors) {
 Tensors random(Matrices matrices, std::uint64_t seed) {
   Tensors out;
   for (const ScoredMatrix& m : matrices) {
-    out.push_back(at::empty(m.leaf.sizes(), at::kFloat));
-    fill_uniform(out.back().mutable_data_ptr<float>(), out.back().numel(), seed,
-                 "mask." + m.name, 0, 1);
+    out.push_back(random_scores(m.name, m.leaf.sizes(), seed));
   }
   return out;
 }
@@ -119,6 +117,14 @@ Tensors fisher(Matrices matrices, const ScoreOptions& options,
 }
 
 }  // namespace
+
+at::Tensor random_scores(std::string_view name, at::IntArrayRef shape,
+                         std::uint64_t seed) {
+  at::Tensor out = at::empty(shape, at::kFloat);
+  fill_uniform(out.mutable_data_ptr<float>(), out.numel(), seed,
+               fmt::format("mask.{}", name), 0, 1);
+  return out;
+}
 
 bool scores_by_gradient(ScoreKind kind) {
   return kind == ScoreKind::kSnip || kind == ScoreKind::kGrasp ||

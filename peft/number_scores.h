@@ -52,4 +52,8 @@ std::vector<at::Tensor> score_numbers(std::span<const ScoredMatrix> matrices,
                                       const ScoreOptions& options,
                                       Scoring* scoring);
 
+// kRandom of one matrix.
+at::Tensor random_scores(std::string_view name, at::IntArrayRef shape,
+                         std::uint64_t seed);
+
 }  // namespace thinwire

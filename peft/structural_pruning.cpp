@@ -2,41 +2,15 @@
 #include "peft/structural_pruning.h"
 
 #include <algorithm>
-#include <map>
 #include <tuple>
 #include <utility>
 
 #include "base/error.h"
 #include "peft/side_model.h"
+#include "peft/sublayers.h"
 
 namespace thinwire {
 namespace {
-
-// Linear layers between two ends of the residual stream, and the norm before
-// them or behind.
-struct Sublayer {
-  std::vector<const Site*> in;  // all read the same rows
-  const Site* out = nullptr;
-  const Site* norm = nullptr;  // the sublayer's own site
-};
-
-// In the order in which they run.
-using Sublayers = std::map<std::tuple<Stack, int, Role>, Sublayer>;
-
-Sublayers sublayers_of(const Backbone& backbone) {
-  Sublayers found;
-  for (const Site& site : backbone.sites()) {
-    if (site.layer < 0) continue;
-    if (site.kind == SiteKind::kSublayer) {
-      found[{site.stack, site.layer, site.role}].norm = &site;
-    } else if (site.kind == SiteKind::kLinear) {
-      Sublayer& s = found[{site.stack, site.layer, site.role}];
-      if (s.out != nullptr) s.in.push_back(s.out);
-      s.out = &site;  // the last of them
-    }
-  }
-  return found;
-}
 
 int words_of(const Backbone& backbone) {
   const auto& sites = backbone.sites();
@@ -82,13 +56,13 @@ class StructuralPruning::Walk {
   // Every matrix of the sublayer; axis: coordinates of the residual stream,
   // before and behind it.
   void cut(const Sublayer& s, std::int64_t inner, at::Tensor& axis) {
-    const bool norm_first = s.norm->norm_bias < 0;  // T5's, without biases
-    if (norm_first) cut_norm(*s.norm, axis);
+    const bool norm_first = s.end->norm_bias < 0;  // T5's, without biases
+    if (norm_first) cut_norm(*s.end, axis);
     const at::Tensor rows = rank(s.in, axis, inner);
     for (const Site* site : s.in) cut_linear(*site, rows, axis);
     axis = rank({s.out}, rows, narrow_.config().d_model);
     cut_linear(*s.out, axis, rows);
-    if (!norm_first) cut_norm(*s.norm, axis);
+    if (!norm_first) cut_norm(*s.end, axis);
   }
 
   // Whether there is a norm behind the layers.

@@ -9,7 +9,6 @@
 // keys and values.
 // Shapes: A [r, d_in], B [d_out, r], x [T, d_in].
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -18,6 +17,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "peft/input_dropout.h"
+#include "peft/low_rank_path.h"
 #include "peft/method_tools.h"
 
 namespace thinwire {
@@ -78,29 +78,6 @@ std::string entry_name(const Site& site, char factor) {
   return fmt::format("base_model.model.{}.lora_{}.weight", site.name, factor);
 }
 
-class LoraPath : public LinearAttachment {
- public:
-  LoraPath(at::Tensor a, at::Tensor b, double scale, double dropout,
-           const Site& site)
-      : a_(std::move(a)),
-        b_(std::move(b)),
-        scale_(scale),
-        dropout_(dropout, site.name + ".lora_dropout") {}
-
-  at::Tensor path(const at::Tensor& x, const ForwardContext& ctx) override {
-    return at::linear(at::linear(dropout_(x, ctx), a_).mul(scale_), b_);
-  }
-  LowRank low_rank(const ForwardContext& ctx) override {
-    if (dropout_.acts(ctx)) return {};
-    return {a_, b_, scale_};
-  }
-
- private:
-  at::Tensor a_, b_;
-  double scale_;
-  InputDropout dropout_;
-};
-
 class Lora : public Method {
  public:
   explicit Lora(Config config)
@@ -154,9 +131,10 @@ class Lora : public Method {
     for (const int number : sites(backbone)) {
       const Site& site = backbone.sites()[static_cast<std::size_t>(number)];
       backbone.attach(
-          number, std::make_shared<LoraPath>(delta.leaf(entry_name(site, 'A')),
-                                             delta.leaf(entry_name(site, 'B')),
-                                             scale(site), dropout_, site));
+          number, std::make_shared<LowRankPath>(
+                      delta.leaf(entry_name(site, 'A')),
+                      delta.leaf(entry_name(site, 'B')), scale(site), dropout_,
+                      site.name + ".lora_dropout"));
     }
   }
 

@@ -2,6 +2,15 @@
 
 import numpy as np
 
+# XXH3, 64 bits, of what numbers belong to.
+NAMES = {
+    "dsee.split": 0x18A0610C20678F4D,
+    "fastfood.normal": 0xF3EB8424A45464E3,
+    "fastfood.order": 0x66D7DD977F52F9E7,
+    "fastfood.signs": 0x2C6CA0B158D837B7,
+    "gate.numbers": 0xDC2AFCAC1667127B,
+    "gate.tensor": 0x0FD1AACDEB3ED6A2,
+}
 INIT, MASK = 1, 3  # what numbers are for
 ONES = (1 << 64) - 1
 
@@ -43,6 +52,13 @@ def philox(n, key, high=0):
 
 
 def uniform(n, seed, name):
-    """In [0, 1), 24 bits; what belongs to a name, given as the XXH3 of it."""
-    bits = philox(n, make_key(seed, INIT), name)
+    """In [0, 1), 24 bits; what belongs to a name."""
+    bits = philox(n, make_key(seed, INIT), NAMES[name])
     return (bits >> np.uint64(8)) / 2.0**24
+
+
+def normal(n, seed, name):  # Box and Muller's
+    u, v = uniform((n + 1) // 2 * 2, seed, name).reshape(-1, 2).T
+    radius, angle = np.sqrt(-2 * np.log(1 - u)), 2 * np.pi * v
+    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+    return z.ravel()[:n]

@@ -10,26 +10,8 @@ import torch
 from scipy.linalg import hadamard
 from transformers.pytorch_utils import Conv1D
 
-import common_random
 from common_peft import contract, load, noise, run, run_lm, write
-
-# XXH3, 64 bits, of the names.
-NAMES = {
-    "fastfood.signs": 0x2C6CA0B158D837B7,
-    "fastfood.order": 0x66D7DD977F52F9E7,
-    "fastfood.normal": 0xF3EB8424A45464E3,
-}
-
-
-def uniform(n, seed, name):
-    return common_random.uniform(n, seed, NAMES[name])
-
-
-def normal(n, seed, name):  # Box and Muller's
-    u, v = uniform((n + 1) // 2 * 2, seed, name).reshape(-1, 2).T
-    radius, angle = np.sqrt(-2 * np.log(1 - u)), 2 * np.pi * v
-    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    return z.ravel()[:n]
+from common_random import normal, uniform
 
 
 def projection(dimension, numbers, seed):
