@@ -12,6 +12,7 @@
 #include "models/parameters.h"
 #include "ops/masked_parameter.h"
 #include "ops/masked_write.h"
+#include "peft/pruned_weights.h"
 #include "peft/residue.h"
 
 namespace thinwire {
@@ -217,6 +218,7 @@ void Delta::zero_grads() {
 
 void Delta::bind(Parameters& parameters) const {
   std::vector<int> slots(entries_.size(), -1);
+  const auto pruned = pruned_bits(constants_);
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const DeltaEntry& e = entries_[i];
     if (e.target.empty()) continue;
@@ -224,6 +226,12 @@ void Delta::bind(Parameters& parameters) const {
       fail<UsageError>(
           "delta: entry '{}' holds differences from '{}'; add them to its "
           "weights before training on",
+          e.name, e.target);
+    }
+    if (pruned.contains(e.target)) {
+      fail<UsageError>(
+          "delta: entry '{}' trains '{}', of which numbers were removed; leave "
+          "that tensor to one method",
           e.name, e.target);
     }
     slots[i] = parameters.require(e.target);
@@ -244,6 +252,7 @@ void Delta::bind(Parameters& parameters) const {
   for (const auto& [target, residue] : residues(constants_)) {
     write_residue(target, residue, parameters);
   }
+  prune(constants_, parameters);
   fill_wholes();  // constants may have changed
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     if (slots[i] < 0) continue;
@@ -325,14 +334,18 @@ void Delta::swap(at::Tensor& other) {
 
 MaskedBytes masked_bytes(const Parameters& parameters, const Delta& delta) {
   MaskedBytes bytes;
+  const auto add = [&](const std::string& target) {
+    const int slot = parameters.require(target);
+    bytes.before += parameters.loaded_bytes(slot);
+    bytes.after += parameters.writable_bytes(slot);
+  };
   for (const DeltaEntry& e : delta.entries()) {
     if (e.kind != EntryKind::kMasked || e.target.empty() || e.count == 0) {
       continue;
     }
-    const int slot = parameters.require(e.target);
-    bytes.before += parameters.loaded_bytes(slot);
-    bytes.after += parameters.writable_bytes(slot);
+    add(e.target);
   }
+  for (const auto& [target, bits] : pruned_bits(delta.constants())) add(target);
   return bytes;
 }
 

@@ -13,6 +13,7 @@
 #include "base/nearest.h"
 #include "models/parameters.h"
 #include "ops/masked_parameter.h"
+#include "peft/pruned_weights.h"
 #include "peft/residue.h"
 
 namespace thinwire {
@@ -145,6 +146,12 @@ void rewind(const Delta& old, Parameters& parameters) {
     fail<UsageError>(
         "rewind: '{}' holds what an earlier phase trained; only what trains "
         "whole from the start can return to it",
+        target);
+  }
+  for (const auto& [target, bits] : pruned_bits(old.constants())) {
+    fail<UsageError>(
+        "rewind: numbers of '{}' were removed, which nothing brings back; "
+        "prune after the last rewind",
         target);
   }
   parameters.freeze_all();
