@@ -324,6 +324,48 @@ TEST(Resume, AMaskInsideAMethodAtEveryStep) {
   }
 }
 
+// Weights that lose numbers, or heads and channels, at a boundary.
+TEST(Resume, AcrossAPruningAtEveryStep) {
+  const Config changes = {{"r", 2}, {"sparse", 5}, {"prune_after", 3}};
+  const std::pair<const char*, Config> kinds[] = {
+      {"numbers", {{"dropout", 0.1}}},
+      {"numbers of the change too", {{"mask_update", true}}},
+      {"heads and channels", {{"prune_heads", 1}, {"prune_channels", 0.25}}}};
+  for (const bool text : {false, true}) {
+    for (const auto& [kind, more] : kinds) {
+      SCOPED_TRACE(kind);
+      Job job = base_job(text);
+      Config config = changes;
+      config.update(more);
+      job.methods = {{"dsee", config}};
+      job.options.steps = 6;
+      job.options.checkpoint_every = 1;
+      job.options.eval_every = 4;
+      expect_exact_resume(job, 2, every_step(6));
+    }
+  }
+}
+
+// What is removed is so on every rank, the same whatever their number.
+TEST(Resume, RanksPruneAsOne) {
+  Job job = base_job(false);
+  job.methods = {{"dsee", {{"r", 2}, {"sparse", 5}, {"prune_after", 3}}}};
+  job.options.deterministic = true;
+  job.options.steps = 5;
+  job.options.batch_size = 8;
+  const Result one = run_job(job, 1)[0];
+  EXPECT_EQ(one.seen.phases, std::vector<std::int64_t>{3});
+  EXPECT_NE(one.frozen_after, one.frozen_before);
+  for (const int ranks : {2, 4}) {
+    job.options.batch_size = 8 / ranks;
+    for (const Result& r : run_job(job, ranks)) {
+      EXPECT_EQ(r.summary.delta_hash, one.summary.delta_hash);
+      EXPECT_TRUE(r.values == one.values);
+      EXPECT_EQ(r.frozen_after, one.frozen_after);
+    }
+  }
+}
+
 // A boundary changes what trains, not what the model computes: the step after
 // it has the loss that the step would have had without.
 TEST(Resume, ABoundaryDoesNotMoveTheModel) {

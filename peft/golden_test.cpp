@@ -99,6 +99,14 @@ void expect_agreement(const std::string& golden_name) {
   std::size_t expected = 0;
   for (const std::string& name : golden.names()) {
     expected += name.starts_with("value.");
+    // What the method must find, and what is given it.
+    const std::string found_as = "found.";
+    if (name.starts_with(found_as)) {
+      const std::string constant = name.substr(found_as.size());
+      ASSERT_TRUE(delta.constants().contains(constant)) << constant;
+      EXPECT_TRUE(delta.constants().at(constant).equal(golden.tensor(name)))
+          << constant;
+    }
     const std::string prefix = "constant.";
     if (!name.starts_with(prefix)) continue;
     const std::string constant = name.substr(prefix.size());

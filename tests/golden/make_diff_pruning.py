@@ -20,8 +20,6 @@ from common_random import MASK, make_key, mix64, uniform
 from safetensors.torch import load_file
 
 LOW, HIGH = -1.5, 1.5
-# XXH3, 64 bits, of the names.
-
 
 def noise(shape, which, seed, step, tensor):
     n = torch.Size(shape).numel()

@@ -267,6 +267,20 @@ class BadInput(unittest.TestCase):
         self.refuse(self.config(peft=[{**peft, "adapter": {"method": "lroa"}}]),
                     "'lroa'", "lora")
 
+    def test_pruning_cannot_be(self):
+        dsee = {"method": "dsee", "sparse": 4, "prune_after": 2}
+        for more, words in (
+                ({"prune_heads": 64}, ("prune_heads 64 would leave none",)),
+                ({"prune_channels": 1}, ("prune_channels", "[0, 1), got 1")),
+                ({"sparsity": 1.5}, ("sparsity", "[0, 1), got 1.5")),
+                ({"sparsity": 0, "other_sparsity": 0},
+                 ("prune_after 2 removes nothing",)),
+                ({"prune_after": 0}, ("score update is 0", "prune later")),
+                ({"sparse": 10**8}, ("sparse 100000000", "more than"))):
+            with self.subTest(more=more):
+                self.refuse(self.config(peft=[{**dsee, **more}]), "dsee",
+                            *words)
+
     def test_saved_mask_is_used(self):
         mask = self.make_mask("mask-3.safetensors", 1)
         hashes = []
