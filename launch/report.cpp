@@ -11,6 +11,7 @@
 #include "dist/declare.h"
 #include "dist/options.h"
 #include "launch/progress.h"
+#include "peft/pruned_weights.h"
 
 namespace thinwire {
 namespace {
@@ -104,6 +105,16 @@ std::string task_lines(const OpenRun& run) {
   return format_table(rows);
 }
 
+// Of a delta that has removed some of the model's numbers.
+std::string pruned_line(const Delta& delta) {
+  const auto pruned = pruned_bits(delta.constants());
+  if (pruned.empty()) return "";
+  std::int64_t numbers = 0;
+  for (const auto& [target, bits] : pruned) numbers += count_bits(bits);
+  return fmt::format("removed from the model: {} numbers of {} tensors\n",
+                     with_commas(numbers), pruned.size());
+}
+
 }  // namespace
 
 std::string with_commas(std::int64_t number) {
@@ -165,7 +176,7 @@ std::string describe_delta(const Delta& delta, const ExchangeOptions& options) {
   }
   return format_table(rows) +
          fmt::format("trainable in all: {}\n", with_commas(delta.trainable())) +
-         exchange_lines(delta, options);
+         pruned_line(delta) + exchange_lines(delta, options);
 }
 
 std::string describe_config(OpenRun& run) {

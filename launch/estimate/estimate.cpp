@@ -115,6 +115,7 @@ nlohmann::ordered_json to_json(const StepEstimate& e) {
           {"tokens", e.tokens},
           {"forward_flops", e.flops.forward},
           {"backward_flops", e.flops.backward},
+          {"removed_forward_flops", e.flops.removed},
           {"weights_shared_bytes", m.weights_shared},
           {"weights_private_bytes", m.weights_private},
           {"states_bytes", m.states},
@@ -159,11 +160,19 @@ std::string describe(const StepEstimate& e) {
   row("peak of the process", m.process);
   const std::string masks =
       e.masks.empty() ? "" : fmt::format("masks: {}\n", e.masks);
+  const std::string removed =
+      e.flops.removed == 0
+          ? ""
+          : fmt::format(
+                "removed heads and channels: {:.4g} GFLOP of forward, {:.1f} "
+                "%, which a merged model of their size does without\n",
+                e.flops.removed / 1e9, 100 * e.flops.removed / e.flops.forward);
   return fmt::format("a step of {} samples, {} tokens (the largest batch)\n",
                      with_commas(e.samples), with_commas(e.tokens)) +
          masks + format_table(rows) +
          fmt::format("arithmetic: {:.4g} GFLOP forward, {:.4g} backward\n",
-                     e.flops.forward / 1e9, e.flops.backward / 1e9);
+                     e.flops.forward / 1e9, e.flops.backward / 1e9) +
+         removed;
 }
 
 }  // namespace thinwire

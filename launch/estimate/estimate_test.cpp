@@ -12,6 +12,7 @@
 
 #include "base/temp_folder.h"
 #include "comm/communicator.h"
+#include "dist/declare.h"
 #include "dist/testing.h"
 #include "launch/estimate/layer_names.h"
 #include "ops/tensor_memory.h"
@@ -250,6 +251,33 @@ TEST_F(Estimate, FlopsByHand) {
   const double attention = layers * 2 * (2 * 6 * 40 * 40 * d);
   EXPECT_DOUBLE_EQ(e.flops.forward, linears + attention);
   EXPECT_DOUBLE_EQ(e.flops.backward, 2 * linears + 2 * attention);
+}
+
+// A quarter of the heads and of the channels, in every layer.
+TEST_F(Estimate, WhatIsRemovedWholeByHand) {
+  OpenRun run = open(kBert, "{kind: classify, labels: 2}",
+                     "{method: dsee, r: 4, sparse: 4, support: magnitude, "
+                     "prune_after: 1, prune_heads: 1, prune_channels: 0.25}");
+  ForeseenDelta now = declare(run);
+  const auto batch = largest_batch(run);
+  const StepEstimate before = estimate_step(run, now, batch, 1e18);
+  EXPECT_EQ(before.flops.removed, 0);
+  EXPECT_EQ(describe(before).find("removed"), std::string::npos);
+  now.delta.values().add_(0.1);
+  const auto scoring = make_scoring(*comm_, *run.backbone, *run.task, nullptr,
+                                    1, /*observer=*/nullptr);
+  const ForeseenDelta pruned{
+      declare_delta(
+          *run.backbone, run.methods,
+          {.step = 1, .scoring = scoring.get(), .current = &now.delta}),
+      ""};
+  const StepEstimate e = estimate_step(run, pruned, batch, 1e18);
+  const double tokens = 6 * 40, d = 32, ff = 64, layers = 6;
+  const double linears = layers * 2 * tokens * (4 * d * d + 2 * d * ff);
+  const double attention = layers * 2 * (2 * 6 * 40 * 40 * d);
+  EXPECT_DOUBLE_EQ(e.flops.removed, (linears + attention) / 4);
+  EXPECT_DOUBLE_EQ(e.flops.forward, before.flops.forward);
+  EXPECT_NE(describe(e).find("removed heads and channels"), std::string::npos);
 }
 
 TEST_F(Estimate, SaysWhereItWasWrong) {

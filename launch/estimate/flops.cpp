@@ -5,6 +5,8 @@
 #include <string>
 
 #include "launch/estimate/layer_names.h"
+#include "peft/pruned_weights.h"
+#include "peft/sublayers.h"
 
 namespace thinwire {
 namespace {
@@ -49,6 +51,7 @@ class Count {
         std::span<const Sample> samples)
       : backbone_(backbone),
         names_(backbone),
+        sublayers_(sublayers_of(backbone)),
         delta_(delta),
         uses_(probe.sites),
         plan_(plan),
@@ -110,6 +113,10 @@ class Count {
     const double product = 2 * tokens * static_cast<double>(site.d_in) *
                            static_cast<double>(site.d_out);
     flops_.forward += product;
+    const LiveWidths live =
+        live_widths(delta_.constants(), backbone_.parameters(), site);
+    flops_.removed += product - 2 * tokens * static_cast<double>(live.d_in) *
+                                    static_cast<double>(live.d_out);
     const bool unseen = use.rows == 0;  // by the probe: the loss's own
     if (use.grad || unseen) flops_.backward += product;
     const std::string& name = backbone_.parameters().slot(site.weight).name;
@@ -128,7 +135,17 @@ class Count {
                                                          : pairs_.encoder;
     const double product = 2 * pairs * static_cast<double>(site.d_in);
     flops_.forward += 2 * product;
+    flops_.removed += 2 * product * (1 - heads_left(site));
     if (reached(site)) flops_.backward += 4 * product;
+  }
+
+  // The share of what attention gives that its last projection reads.
+  double heads_left(const Site& attention) const {
+    const Sublayer& s =
+        sublayers_.at({attention.stack, attention.layer, attention.role});
+    const LiveWidths live =
+        live_widths(delta_.constants(), backbone_.parameters(), *s.out);
+    return static_cast<double>(live.d_in) / static_cast<double>(s.out->d_in);
   }
 
   // Backward passes through attention when one of its projections trains or has
@@ -172,6 +189,7 @@ class Count {
 
   const Backbone& backbone_;
   const LayerNames names_;
+  const Sublayers sublayers_;
   const Delta& delta_;
   const std::map<std::string, SiteUse>& uses_;
   const LayerPlan& plan_;

@@ -16,6 +16,9 @@ namespace thinwire {
 
 struct StepFlops {
   double forward = 0, backward = 0;
+  // Of forward: what heads and channels take that a delta removed whole. They
+  // are multiplied as zeros until it is merged.
+  double removed = 0;
   double total() const { return forward + backward; }
 };
 

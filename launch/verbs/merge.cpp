@@ -12,6 +12,7 @@
 #include "models/mapping.h"
 #include "models/new_folder.h"
 #include "peft/method_tools.h"
+#include "peft/narrow_model.h"
 
 namespace thinwire {
 namespace {
@@ -66,7 +67,19 @@ int run(const Arguments& arguments, Communicator& comm) {
   model.delta->bind(model.backbone->parameters());
   const std::string output = arguments.get("output");
   NewFolder folder(output);
-  save_hf_folder(*model.backbone, folder.path(), merged(model));
+  const MergedSlots slots = merged(model);
+  const NarrowModel narrow = narrow_model(*model.backbone, slots);
+  if (narrow.backbone == nullptr) {
+    save_hf_folder(*model.backbone, folder.path(), slots);
+  } else {
+    if (model.task != nullptr) {
+      model.task->add_head(*narrow.backbone, *narrow.source);
+    }
+    save_hf_folder(*narrow.backbone, folder.path());
+  }
+  for (const std::string& line : narrow.said) {
+    std::fprintf(stderr, "%s\n", line.c_str());
+  }
   if (!model.folder.empty()) copy_beside(model.folder, folder);
   folder.publish();
   std::printf("%s\n", output.c_str());
@@ -87,7 +100,9 @@ constexpr Verb kMergeVerb{
     "tokenizer's\n"
     "files. For methods that change weights: LoRA, VeRA, (IA)^3, BitFit, "
     "masks,\n"
-    "full fine-tuning and heads; adapters, prompts and prefixes are refused.\n"
+    "DSEE, full fine-tuning and heads; adapters, prompts and prefixes are\n"
+    "refused. Feed-forward channels and T5's heads that nothing reads, since\n"
+    "they were pruned, are left out: config.json has the smaller widths.\n"
     "Example:\n"
     "  thinwire merge runs/quickstart/lora --output merged_model",
     kOptions, &run};
