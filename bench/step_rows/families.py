@@ -21,6 +21,7 @@ METHODS = {
     "bitfit": "{method: bitfit, add_missing: true}",
     "vera": "{method: vera, r: 64}",
     "kadaptation": "{method: kadaptation}",
+    "dsee": "{method: dsee, support: magnitude}",
 }
 OF_PEFT = ("ia3", "prompt_tuning")
 
