@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 LOW, HIGH = -1.5, 1.5
 
+
 def noise(shape, which, seed, step, tensor):
     n = torch.Size(shape).numel()
     assert n <= 16384  # of one piece
