@@ -6,6 +6,12 @@
 
 namespace thinwire {
 
+// What a frozen model made of a sample (models/side_features.h).
+struct Features {
+  std::uint64_t source = 0;           // hash of what the model read
+  std::vector<std::uint16_t> values;  // bf16; empty: there are none
+};
+
 // Token ids are those of the tokenizer the shard was prepared with; nothing is
 // padded.
 struct Sample {
@@ -20,6 +26,7 @@ struct Sample {
   // Random numbers are a function of id ^ salt: the tasks of one run, whose ids
   // may be the same, differ in it; the first one's is 0.
   std::uint64_t salt = 0;
+  Features features;  // where a cache has been read
 };
 
 }  // namespace thinwire

@@ -1,62 +1,29 @@
 #include "data/hdf5.h"
 
-#include <hdf5.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <system_error>
 
 #include "base/error.h"
+#include "data/hdf5_handles.h"
 
 namespace thinwire {
 namespace {
+
+using namespace hdf5;
 
 // No chunk that we would have to inflate whole may be larger than this.
 constexpr std::int64_t kMaxChunkBytes = std::int64_t{1} << 26;
 // Deflate cannot expand by more than about 1032 : 1.
 constexpr std::int64_t kMaxExpansion = 1100;
 
-template <herr_t (*close)(hid_t)>
-struct IdTraits {
-  using type = hid_t;
-  static type null() { return H5I_INVALID_HID; }
-  static void release(type id) noexcept { close(id); }
-};
-using Dataset = UniqueHandle<IdTraits<H5Dclose>>;
-using Space = UniqueHandle<IdTraits<H5Sclose>>;
-using Type = UniqueHandle<IdTraits<H5Tclose>>;
-using Properties = UniqueHandle<IdTraits<H5Pclose>>;
-using Attribute = UniqueHandle<IdTraits<H5Aclose>>;
-
-// The library prints by itself unless told not to, in each thread anew.
-void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
-
-herr_t keep_first(unsigned, const H5E_error2_t* error, void* out) {
-  auto& text = *static_cast<std::string*>(out);
-  if (text.empty() && error->desc != nullptr) text = error->desc;
-  return 0;
-}
-
-// The library's deepest complaint, on one line.
-std::string library_text() {
-  std::string text;
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, &keep_first, &text);
-  H5Eclear2(H5E_DEFAULT);
-  std::replace(text.begin(), text.end(), '\n', ' ');
-  return text.empty() ? "HDF5 gives no reason" : text;
-}
-
-template <class Result>
-Result check(Result result, const std::string& path, const std::string& what) {
-  if (result < 0) fail<IoError>("{}: {}: {}", path, what, library_text());
-  return result;
-}
-
 const char* type_name(ElementType type) {
   switch (type) {
     case ElementType::kUint8:
       return "uint8";
+    case ElementType::kUint16:
+      return "uint16";
     case ElementType::kInt32:
       return "int32";
     case ElementType::kInt64:
@@ -134,11 +101,18 @@ std::int64_t element_size(ElementType type) {
   switch (type) {
     case ElementType::kUint8:
       return 1;
+    case ElementType::kUint16:
+      return 2;
     case ElementType::kInt32:
       return 4;
     default:
       return 8;
   }
+}
+
+std::mutex& hdf5_mutex() {
+  static std::mutex instance;
+  return instance;
 }
 
 void Hdf5FileTraits::release(type id) noexcept { H5Fclose(id); }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@
 
 namespace thinwire {
 
-enum class ElementType { kUint8, kInt32, kInt64, kUint64, kFloat64 };
+enum class ElementType { kUint8, kUint16, kInt32, kInt64, kUint64, kFloat64 };
 std::int64_t element_size(ElementType type);  // bytes
 
 enum class Filter { kShuffle, kDeflate, kFletcher32 };
@@ -32,6 +33,10 @@ struct DatasetLayout {
   std::vector<StoredChunk> chunks;
 };
 
+// Held by whoever enters the library: ranks may be threads of one process, and
+// it may not be thread-safe.
+std::mutex& hdf5_mutex();
+
 struct Hdf5FileTraits {
   using type = std::int64_t;  // hid_t
   static type null() { return -1; }
@@ -39,7 +44,7 @@ struct Hdf5FileTraits {
 };
 
 // An open file, read only. Errors are IoError: path, name, the library's text.
-// Calls from several threads need a thread-safe HDF5 or a lock around them.
+// Calls from several threads need hdf5_mutex() around them.
 class Hdf5File {
  public:
   explicit Hdf5File(const std::string& path);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "data/batch_source.h"
+#include "data/feature_folder.h"
 #include "data/shard_folder.h"
 
 namespace thinwire {
@@ -47,8 +48,8 @@ class Prefetcher final : public Loader {
  public:
   Prefetcher(std::shared_ptr<const ShardFolder> folder, const LoaderOptions& o)
       : samples_(static_cast<std::uint64_t>(folder->index().samples)),
-        limit_(static_cast<std::size_t>(o.queue_batches)),
         source_(make_batch_source(std::move(folder), o)),
+        limit_(static_cast<std::size_t>(o.queue_batches)),
         thread_([this] { produce(); }) {}
 
   ~Prefetcher() override {
@@ -67,6 +68,7 @@ class Prefetcher final : public Loader {
     if (queue_.empty()) std::rethrow_exception(error_);
     SampleBatch batch = std::move(queue_.front());
     queue_.pop_front();
+    ++next_;
     lock.unlock();
     room_.notify_all();
     return batch;
@@ -75,10 +77,17 @@ class Prefetcher final : public Loader {
   void seek(std::uint64_t step) override {
     {
       const std::lock_guard lock(mutex_);
-      queue_.clear();
-      error_ = nullptr;
-      step_ = step;
-      ++seeks_;
+      begin_at(step);
+    }
+    room_.notify_all();
+  }
+
+  void add_features(std::shared_ptr<const FeatureFolder> folder) override {
+    {
+      const std::lock_guard lock(mutex_);
+      features_ = std::move(folder);
+      limit_ = 1;
+      begin_at(next_);
     }
     room_.notify_all();
   }
@@ -86,6 +95,14 @@ class Prefetcher final : public Loader {
   std::uint64_t samples_per_epoch() const override { return samples_; }
 
  private:
+  // mutex_ is held.
+  void begin_at(std::uint64_t step) {
+    queue_.clear();
+    error_ = nullptr;
+    step_ = next_ = step;
+    ++seeks_;
+  }
+
   void produce() {
     std::unique_lock lock(mutex_);
     while (true) {
@@ -94,11 +111,15 @@ class Prefetcher final : public Loader {
       });
       if (stopping_) return;
       const std::uint64_t step = step_, seeks = seeks_;
+      const auto features = features_;
       lock.unlock();
       SampleBatch batch;
       std::exception_ptr error;
       try {
         batch = source_->batch(step);
+        if (features) {
+          for (Sample& s : batch.samples) features->add_to(s);
+        }
       } catch (...) {
         error = std::current_exception();
       }
@@ -115,14 +136,16 @@ class Prefetcher final : public Loader {
   }
 
   const std::uint64_t samples_;
-  const std::size_t limit_;
   std::unique_ptr<BatchSource> source_;  // the thread's alone
 
   std::mutex mutex_;
   std::condition_variable room_, filled_;
   std::deque<SampleBatch> queue_;
   std::exception_ptr error_;
-  std::uint64_t step_ = 0, seeks_ = 0;
+  std::shared_ptr<const FeatureFolder> features_;
+  std::size_t limit_;
+  // To be made and to be handed out next; how often they were set.
+  std::uint64_t step_ = 0, next_ = 0, seeks_ = 0;
   bool stopping_ = false;
 
   std::thread thread_;  // last: starts when all else is there

@@ -23,7 +23,8 @@
 
 namespace thinwire {
 
-class ShardFolder;  // data/shard_folder.h
+class FeatureFolder;  // data/feature_folder.h
+class ShardFolder;    // data/shard_folder.h
 
 struct LoaderOptions {
   std::int64_t batch_size = 32;  // samples per rank and step
@@ -48,6 +49,10 @@ class Loader {
   virtual SampleBatch next() = 0;
   // Continue at global batch `step` exactly; O(1) in step.
   virtual void seek(std::uint64_t step) = 0;
+  // From the next batch on, samples carry what the folder holds of them
+  // (Sample::features), read by the prefetch thread, which then is one batch
+  // ahead: features are large. next() throws what reading them throws.
+  virtual void add_features(std::shared_ptr<const FeatureFolder> folder) = 0;
   virtual std::uint64_t samples_per_epoch() const = 0;
 };
 

@@ -14,9 +14,7 @@ class Folder final : public ShardFolder {
  public:
   explicit Folder(const std::string& path)
       : path_(path), folder_(read_folder_index(path)) {
-    // Ranks may be threads of one process, and HDF5 may not be thread-safe.
-    static std::mutex in_hdf5;
-    const std::lock_guard lock(in_hdf5);
+    const std::lock_guard lock(hdf5_mutex());
     files_.reserve(folder_.shards.size());
     for (const ShardEntry& entry : folder_.shards) {
       files_.emplace_back(folder_, entry);

@@ -1,15 +1,11 @@
 #include "data/shard_index.h"
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <sstream>
 #include <system_error>
 
 #include "base/error.h"
+#include "data/json_fields.h"
 
 namespace thinwire {
 namespace {
@@ -18,76 +14,6 @@ using nlohmann::json;
 
 constexpr std::int64_t kVersion = 1;
 constexpr std::int64_t kMaxSamples = std::int64_t{1} << 48;
-
-json read_json(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail<IoError>("{}: cannot open: {}", path, std::strerror(errno));
-  std::ostringstream text;
-  text << in.rdbuf();
-  json out = json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
-  if (!out.is_object()) {
-    fail<IoError>("{}: not a JSON object, the file is damaged", path);
-  }
-  return out;
-}
-
-// Fields of one JSON object, with the path in every complaint.
-class Fields {
- public:
-  Fields(const json& object, std::string path)
-      : object_(&object), path_(std::move(path)) {
-    if (!object.is_object()) fail<UsageError>("{}: not an object", path_);
-  }
-
-  std::int64_t integer(const char* name, std::int64_t low,
-                       std::int64_t high) const {
-    const json& value = get(name);
-    if (!value.is_number_integer() ||
-        (value.is_number_unsigned() &&
-         value.get<std::uint64_t>() >
-             static_cast<std::uint64_t>(std::numeric_limits<long>::max())) ||
-        value.get<std::int64_t>() < low || value.get<std::int64_t>() > high) {
-      fail<UsageError>("{}: '{}' must be an integer in [{}, {}]", path_, name,
-                       low, high);
-    }
-    return value.get<std::int64_t>();
-  }
-  std::string text(const char* name) const {
-    const json& value = get(name);
-    if (!value.is_string()) {
-      fail<UsageError>("{}: '{}' must be a text", path_, name);
-    }
-    return value.get<std::string>();
-  }
-  const json& list(const char* name) const {
-    const json& value = get(name);
-    if (!value.is_array()) {
-      fail<UsageError>("{}: '{}' must be a list", path_, name);
-    }
-    return value;
-  }
-  std::vector<std::string> texts(const char* name) const {
-    std::vector<std::string> out;
-    for (const json& item : list(name)) {
-      if (!item.is_string()) {
-        fail<UsageError>("{}: '{}' must be a list of texts", path_, name);
-      }
-      out.push_back(item.get<std::string>());
-    }
-    return out;
-  }
-  bool has(const char* name) const { return object_->contains(name); }
-
- private:
-  const json& get(const char* name) const {
-    const auto it = object_->find(name);
-    if (it == object_->end()) fail<UsageError>("{}: has no '{}'", path_, name);
-    return *it;
-  }
-
-  const json* object_;
-  std::string path_;
-};
 
 // A name inside the folder, never a way out of it.
 std::string member(const std::string& folder, const std::string& name,
