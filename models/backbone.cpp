@@ -76,6 +76,44 @@ void Backbone::detach_all() {
   for (auto& a : attachments_) a = {};
 }
 
+std::string Backbone::moved_by() const {
+  const auto behind = [](const Site& s) {
+    return s.role == Role::kHead || s.role == Role::kPooler;
+  };
+  std::vector<bool> spared(static_cast<std::size_t>(parameters_.size()));
+  const auto mark = [&](int slot, bool value) {
+    if (slot >= 0) spared[static_cast<std::size_t>(slot)] = value;
+  };
+  const auto mark_all = [&](const Site& s, bool value) {
+    for (const int slot : {s.weight, s.bias, s.norm_weight, s.norm_bias}) {
+      mark(slot, value);
+    }
+  };
+  for (const Site& s : sites_) {
+    if (behind(s)) mark_all(s, true);
+  }
+  for (const Site& s : sites_) {  // a tied table is the embeddings' too
+    if (!behind(s)) mark_all(s, false);
+  }
+  for (int i = 0; i < parameters_.size(); ++i) {
+    const Parameters::Slot& slot = parameters_.slot(i);
+    if (parameters_.trains(i) && !slot.head &&
+        !spared[static_cast<std::size_t>(i)]) {
+      return fmt::format("the trained '{}'", slot.name);
+    }
+  }
+  for (std::size_t i = 0; i < sites_.size(); ++i) {
+    const Attachments& a = attachments_[i];
+    if (behind(sites_[i]) ||
+        (a.linear.empty() && a.sublayer.empty() && a.attention.empty() &&
+         a.embedding.empty() && a.tap.empty())) {
+      continue;
+    }
+    return fmt::format("what is attached at '{}'", sites_[i].name);
+  }
+  return "";
+}
+
 int Backbone::add_head_linear(std::string name, int weight, int bias,
                               std::int64_t d_in, std::int64_t d_out) {
   return add_site({.name = std::move(name),

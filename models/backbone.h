@@ -24,9 +24,12 @@ class TensorSource;
 struct TokenLosses;  // ops/linear_cross_entropy.h
 
 // One side of a batch. tokens int64 [T]; types int64 [T] or undefined (all 0).
+// states: what a network beside the stack reads of it, known from before
+// (models/side_features.h): the stack itself then does not run.
 struct TokenStream {
   at::Tensor tokens, types;
   Layout layout;
+  std::shared_ptr<const StackStates> states = {};
 };
 
 struct BackboneInput {
@@ -101,6 +104,15 @@ class Backbone {
   // Beside every stack; one at most, else UsageError.
   void attach(std::shared_ptr<SideNetwork> network);
   void detach_all();
+  // The network beside the stacks, null: none; and another in its place.
+  const std::shared_ptr<SideNetwork>& side() const { return side_; }
+  std::shared_ptr<SideNetwork> swap_side(std::shared_ptr<SideNetwork> network) {
+    return std::exchange(side_, std::move(network));
+  }
+  // What makes the stacks' hidden states another function of their input than
+  // the frozen weights are, in words: the first weight that trains or place
+  // where something is attached, heads and poolers apart. "": nothing.
+  std::string moved_by() const;
 
   // Dropout acts only if ctx.training. Thread-compatible: one call at a time.
   virtual BackboneOutput forward(const BackboneInput& in,

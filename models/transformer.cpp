@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "base/error.h"
 #include "models/embedded_stream.h"
 #include "models/side_network.h"
 #include "ops/checkpoint.h"
@@ -85,17 +86,23 @@ BackboneOutput Transformer::pass(Stack stack, const TokenStream& in,
   ForwardContext ctx = outer;
   ctx.layout = &stream.layout;
   ctx.memory = memory == nullptr ? nullptr : &memory->layout;
-  StackStates states;
-  if (side_ != nullptr) {
-    ctx.states = &states;
-    if (side_->stills_stream()) ctx.training = false;
-  }
   const auto of_memory = [&](at::Tensor BackboneOutput::*part) {
     return memory == nullptr ? at::Tensor() : memory->*part;
   };
   BackboneOutput out;
-  out.hidden = run_stack(stack, embed_stack(stack, in, stream, ctx),
-                         of_memory(&BackboneOutput::hidden), ctx);
+  StackStates states;
+  if (in.states != nullptr) {
+    THINWIRE_ASSERT(side_ != nullptr && outer.cache == nullptr,
+                    "states of a stack, and nothing that reads them");
+    states = *in.states;
+  } else {
+    if (side_ != nullptr) {
+      ctx.states = &states;
+      if (side_->stills_stream()) ctx.training = false;
+    }
+    out.hidden = run_stack(stack, embed_stack(stack, in, stream, ctx),
+                           of_memory(&BackboneOutput::hidden), ctx);
+  }
   if (side_ != nullptr) {
     ctx.states = nullptr;
     ctx.training = outer.training;

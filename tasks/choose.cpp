@@ -68,9 +68,11 @@ BackboneOutput repeated(const BackboneOutput& out, const BackboneInput& in) {
       }
     }
   }
-  const at::Tensor which = tensor_of(rows, at::kLong, out.hidden);
+  // Of a stack that has not run there are none but the side's.
+  const at::Tensor which =
+      tensor_of(rows, at::kLong, out.hidden.defined() ? out.hidden : out.side);
   BackboneOutput all;
-  all.hidden = out.hidden.index_select(0, which);
+  if (out.hidden.defined()) all.hidden = out.hidden.index_select(0, which);
   if (out.side.defined()) all.side = out.side.index_select(0, which);
   all.layout = make_layout(lengths, samples);
   return all;
