@@ -107,6 +107,19 @@ std::string read_file(const std::string& path) {
   return bytes;
 }
 
+void publish_file(const std::string& path, std::string_view bytes) {
+  const std::string temporary = beside(path, kTemporaryPrefix);
+  try {
+    write_file(temporary, bytes);
+    rename_path(temporary, path);
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
+  }
+  sync_folder(parent_of(path));
+}
+
 void create_folder(const std::string& path) {
   std::error_code error;
   if (write_fails()) fail_errno(path, "create the folder");

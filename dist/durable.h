@@ -15,6 +15,8 @@ inline constexpr std::string_view kTemporaryPrefix = ".tmp-";
 // temporary folders.
 void write_file(const std::string& path, std::string_view bytes);
 std::string read_file(const std::string& path);
+// Written beside its place, renamed, its folder fsynced: whole or as it was.
+void publish_file(const std::string& path, std::string_view bytes);
 
 void create_folder(const std::string& path);  // and its parents
 void sync_folder(const std::string& path);

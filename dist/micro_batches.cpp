@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/heap.h"
 #include "comm/communicator.h"
+#include "dist/feature_cache.h"
 #include "dist/options.h"
 #include "dist/stopwatch.h"
 #include "dist/together.h"
@@ -41,7 +42,8 @@ at::Tensor MicroBatches::forward(std::span<const Sample> samples,
                                  const std::vector<std::int32_t>& tasks,
                                  LocalStep& step, StepRecord& record) {
   Stopwatch clock;
-  const BackboneInput in = run_.task->collate(samples, run_.backbone->config());
+  BackboneInput in = run_.task->collate(samples, run_.backbone->config());
+  give_features(*run_.backbone, samples, in);
   for (const Sample& s : samples) {
     step.tokens += std::ssize(s.input) + std::ssize(s.target);
     const auto asked = std::ranges::find(tasks, s.task);

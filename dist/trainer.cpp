@@ -16,6 +16,7 @@
 #include "dist/checkpoint.h"
 #include "dist/declare.h"
 #include "dist/durable.h"
+#include "dist/feature_cache.h"
 #include "dist/optimizer.h"
 #include "dist/options.h"
 #include "dist/ownership.h"
@@ -94,6 +95,7 @@ class Trainer {
   Delta delta_;
   std::optional<Optimizer> optimizer_;
   std::unique_ptr<Loader> loader_;
+  std::shared_ptr<const FeatureFolder> features_;
   std::optional<Stepper> stepper_;
   PaceWatch pace_;
   std::int64_t saved_step_ = -1;  // of the newest checkpoint
@@ -126,6 +128,9 @@ void Trainer::adopt() {
     return true;
   });
   stepper_->use(delta_, *optimizer_, stretch());
+  if (options_.cache.empty()) return;
+  features_ = open_features(run_, steps_, observer_, std::move(features_));
+  loader_->add_features(features_);
 }
 
 // Workers that move shares of their own need a method that deals them out, now

@@ -73,6 +73,7 @@ struct TrainOptions {
   std::int64_t queue_batches = 4;
   MixingOptions mixing;  // of a training folder of several tasks
   double dropout = -1;   // < 0: the model's own
+  std::string cache;     // folder of features (dist/feature_cache.h); "": none
   ExchangeOptions exchange;
 };
 

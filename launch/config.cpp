@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 
 const std::vector<std::string> kTopKeys{"about", "device", "model", "task",
                                         "data",  "mixing", "peft",  "train",
-                                        "comm",  "ops",    "output"};
+                                        "cache", "comm",   "ops",   "output"};
 
 void refuse_unknown_sections(const ConfigNode& root) {
   for (std::size_t i = 0; i < root.keys.size(); ++i) {
@@ -325,6 +325,8 @@ RunConfig load_run_config(const std::string& path,
   const auto [train_node, train] = section("train");
   fill_train(train, train_node, config);
   all["train"] = train;
+  all["cache"] = section("cache").second;
+  config.train.cache = text_or_empty(all["cache"].at("path"));
   const auto [comm_node, comm] = section("comm");
   fill_comm(comm, comm_node, config);
   all["comm"] = comm;
@@ -339,6 +341,7 @@ RunConfig load_run_config(const std::string& path,
     Json& value = all["model"][key];
     if (!value.is_null()) value = "of this host";
   }
+  if (!config.train.cache.empty()) all["cache"]["path"] = "of this host";
   for (const char* key : {"train", "eval"}) {
     Json& value = all["data"][key];
     if (value.is_object()) {

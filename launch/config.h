@@ -53,7 +53,7 @@ struct RunConfig {
   // folder holds.
   std::string text;
   // The same without what may differ from host to host because its contents are
-  // agreed by digest: paths of model and data.
+  // agreed by digest: paths of model, data and cache.
   std::string agreed_text;
 };
 

@@ -209,6 +209,13 @@ constexpr SectionField kTrain[] = {
      4096},
 };
 
+constexpr SectionField kCache[] = {
+    {{"path", kString, "~",
+      "folder that all ranks share: what a network beside the backbone reads, "
+      "made once, rounded to bf16 (~: the backbone runs in every step)"},
+     kResults},
+};
+
 constexpr SectionField kOps[] = {
     {{"reference", kBool, "false",
       "plain library operations instead of our kernels, to compare with"}},
@@ -288,6 +295,7 @@ constexpr Section kSections[] = {
     {"data", "shards made by data/prepare.py", kData},
     {"mixing", "of several tasks, where data.train is a map", kMixing},
     {"train", "the loop", kTrain},
+    {"cache", "features of a frozen backbone", kCache},
     {"comm", "the exchange between ranks", kComm},
     {"ops", "how layers are computed", kOps},
 };
