@@ -21,6 +21,9 @@ namespace {
 constexpr std::int64_t kProcessBase = 190'000'000;
 // Batches that are looked at for the largest one.
 constexpr std::int64_t kBatchesSeen = 500;
+// Batches whose features are there at one time: that of the step, one that
+// waits for it, one that is being read.
+constexpr double kBatchesRead = 3;
 // Tokens of a sample where neither data nor config say.
 constexpr std::int64_t kTokensUnknown = 128, kTargetsUnknown = 32;
 
@@ -94,10 +97,11 @@ StepEstimate estimate_step(const OpenRun& run, const ForeseenDelta& foreseen,
                    std::max(1.0, probe.numbers));
   m.activations = std::llround(step.kept);
   m.transient = std::llround(step.peak - step.kept);
+  m.features = std::llround(kBatchesRead * step.features);
   m.base = kProcessBase;
   m.tensors = run.model.private_bytes + masked.more() + m.states +
               m.activations + m.transient;
-  m.process = m.base + run.model.shared_bytes + m.tensors;
+  m.process = m.base + run.model.shared_bytes + m.tensors + m.features;
   out.flops =
       count_flops(*run.backbone, delta, probe, step.plan, step.probed, batch);
   out.samples = std::ssize(batch);
@@ -121,6 +125,7 @@ nlohmann::ordered_json to_json(const StepEstimate& e) {
           {"states_bytes", m.states},
           {"activations_bytes", m.activations},
           {"transient_bytes", m.transient},
+          {"features_bytes", m.features},
           {"base_bytes", m.base},
           {"peak_tensor_bytes", m.tensors},
           {"peak_process_bytes", m.process}};
@@ -155,6 +160,7 @@ std::string describe(const StepEstimate& e) {
   row("states of what trains", m.states);
   row("activations kept for backward", m.activations);
   row("transient beside them", m.transient);
+  if (m.features > 0) row("features read from the cache", m.features);
   row("program and libraries", m.base);
   row("peak of tensors", m.tensors);
   row("peak of the process", m.process);

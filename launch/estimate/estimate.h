@@ -20,6 +20,7 @@ struct MemoryEstimate {
   std::int64_t states = 0;       // values, gradients, indices, optimizer
   std::int64_t activations = 0;  // kept by the graph, batch included
   std::int64_t transient = 0;    // the most beside them at one time
+  std::int64_t features = 0;     // read from a cache: batches on their way
   std::int64_t base = 0;         // program and libraries
   std::int64_t tensors = 0;      // peak of the count of ops/tensor_memory.h
   std::int64_t process = 0;      // peak of resident memory

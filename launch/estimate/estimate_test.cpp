@@ -119,6 +119,43 @@ TEST_F(Estimate, LayersBesideWhichNothingRunsAreAKind) {
   expect_affine(run, foreseen);
 }
 
+// What the backbone's layers give is read, and they do not run.
+TEST_F(Estimate, AStepFromACache) {
+  const char* peft = "{method: lst, reduction_factor: 2}";
+  const auto estimate = [&](OpenRun& run) {
+    return estimate_step(run, declare(run), largest_batch(run), 1e18);
+  };
+  for (const std::string& model : {std::string(kT5), kDeepT5}) {
+    OpenRun run = open(model, "{kind: text_to_text}", peft);
+    const StepEstimate plain = estimate(run);
+    run.config.train.cache = "unused";
+    expect_affine(run, declare(run));
+    const StepEstimate cached = estimate(run);
+    const ModelConfig& c = run.backbone->config();
+    const std::int64_t source = 6 * 40, target = 6 * 32;
+    EXPECT_EQ(plain.memory.features, 0);
+    EXPECT_EQ(cached.memory.features,
+              3 * 2 * c.d_model *
+                  (source * (1 + c.layers) + target * (1 + c.decoder_layers)));
+    // All that goes is the backbone's.
+    const double inner = static_cast<double>(c.heads * c.d_kv);
+    const auto d = static_cast<double>(c.d_model),
+               ff = static_cast<double>(c.d_ff);
+    const auto layer = [&](double tokens, double memory, double pairs) {
+      return 2 * tokens * (4 * d * inner + 2 * d * ff) +
+             (memory > 0 ? 4 * (tokens + memory) * d * inner : 0) +
+             4 * pairs * inner;
+    };
+    const double encoder = layer(source, 0, 6 * 40 * 40);
+    const double decoder = layer(target, source, 6 * (32 * 33 / 2.0 + 32 * 40));
+    EXPECT_NEAR(plain.flops.forward - cached.flops.forward,
+                static_cast<double>(c.layers) * encoder +
+                    static_cast<double>(c.decoder_layers) * decoder,
+                1e-6 * plain.flops.forward);
+    EXPECT_EQ(plain.flops.backward, cached.flops.backward);
+  }
+}
+
 // A mask of some layers' tensors: every tenth number of those that `chosen`
 // picks by the layer's number and its name without it.
 Delta mask_of(const Backbone& backbone,

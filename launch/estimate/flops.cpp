@@ -129,6 +129,7 @@ class Count {
   }
 
   void attention(const Site& site) {
+    if (!ran(site)) return;
     const bool cross = site.role == Role::kCrossAttention;
     const double pairs = cross                           ? pairs_.cross
                          : site.stack == Stack::kDecoder ? pairs_.decoder
@@ -151,14 +152,20 @@ class Count {
   // Backward passes through attention when one of its projections trains or has
   // an input with a gradient.
   bool reached(const Site& attention) const {
-    for (const Site& s : backbone_.sites()) {
-      if (s.kind != SiteKind::kLinear || s.stack != attention.stack ||
-          s.layer != attention.layer || s.role != attention.role) {
-        continue;
-      }
-      if (use_of(s).grad) return true;
-    }
-    return false;
+    return any_projection(attention,
+                          [](const SiteUse& use) { return use.grad; });
+  }
+  // Not where features take the place of its layer.
+  bool ran(const Site& attention) const {
+    return any_projection(attention,
+                          [](const SiteUse& use) { return use.rows > 0; });
+  }
+  bool any_projection(const Site& attention, auto holds) const {
+    return std::ranges::any_of(backbone_.sites(), [&](const Site& s) {
+      return s.kind == SiteKind::kLinear && s.stack == attention.stack &&
+             s.layer == attention.layer && s.role == attention.role &&
+             holds(use_of(s));
+    });
   }
 
   // A matrix that stands beside the backbone's, named after the site that it

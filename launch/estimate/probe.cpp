@@ -12,6 +12,7 @@
 #include "dist/declare.h"
 #include "dist/optimizer.h"
 #include "launch/estimate/layer_names.h"
+#include "models/side_features.h"
 #include "models/tensor_source.h"
 #include "ops/tensor_memory.h"
 
@@ -132,6 +133,7 @@ class Trial {
 
   StepMemory step(std::span<const Sample> samples) {
     StepMemory m;
+    if (!config_.train.cache.empty()) m.features = make_features_of(samples);
     mark_encoder_end(m);
     delta_.zero_grads();
     reset_peak_tensor_bytes();
@@ -185,13 +187,34 @@ class Trial {
   double numbers() const { return static_cast<double>(delta_.size()); }
 
  private:
-  at::Tensor forward(std::span<const Sample> samples) {
+  // What a cache would give the step, unless a run would refuse it; its bytes.
+  double make_features_of(std::span<const Sample> samples) {
+    if (!why_no_features(*backbone_).empty()) return 0;
     const BackboneInput in = task_->collate(samples, backbone_->config());
+    features_ = make_features(*backbone_, in, [&] { loss(in, {}); });
+    double numbers = 0;
+    for (const Features& f : features_) {
+      numbers += static_cast<double>(f.values.size());
+    }
+    return numbers * sizeof(std::uint16_t);
+  }
+
+  at::Tensor loss(const BackboneInput& in, ForwardContext ctx) {
+    ctx.tasks = in.tasks;
+    return task_->loss(*backbone_, in, ctx).sum;
+  }
+
+  at::Tensor forward(std::span<const Sample> samples) {
+    BackboneInput in = task_->collate(samples, backbone_->config());
+    if (!features_.empty()) {
+      std::vector<const Features*> each;
+      for (const Features& f : features_) each.push_back(&f);
+      give_features(*backbone_, each, in);
+    }
     ForwardContext ctx;
     ctx.training = true;
     ctx.seed = config_.train.seed;
-    ctx.tasks = in.tasks;
-    return task_->loss(*backbone_, in, ctx).sum;
+    return loss(in, ctx);
   }
 
   void mark_encoder_end(StepMemory& memory) {
@@ -215,6 +238,7 @@ class Trial {
   std::vector<std::unique_ptr<Method>> methods_;
   Delta delta_;
   std::optional<Optimizer> optimizer_;
+  std::vector<Features> features_;
   double weights_ = 0, start_ = 0;  // bytes alive, without and with states
 };
 

@@ -29,6 +29,8 @@ struct StepMemory {
   };
   double peak[kParts] = {};
   double kept = 0;  // by the graph, when backward begins
+  // Of what a cache gives the batch, as it was read: no tensors.
+  double features = 0;
 
   double most() const;
 };

@@ -12,12 +12,15 @@ namespace thinwire {
 namespace {
 
 // All that is extrapolated, in one row.
-using Figures = std::array<double, StepMemory::kParts + 1>;
+using Figures = std::array<double, StepMemory::kParts + 2>;
+constexpr std::size_t kKept = StepMemory::kParts,
+                      kFeatures = StepMemory::kParts + 1;
 
 Figures figures_of(const StepMemory& m) {
   Figures f;
   std::copy(std::begin(m.peak), std::end(m.peak), f.begin());
-  f.back() = m.kept;
+  f[kKept] = m.kept;
+  f[kFeatures] = m.features;
   return f;
 }
 
@@ -111,8 +114,9 @@ class Foretelling {
   WholeStep step() {
     WholeStep out;
     const Figures f = figures();
-    out.peak = *std::max_element(f.begin(), f.end() - 1);
-    out.kept = std::min(f.back(), out.peak);
+    out.peak = *std::max_element(f.begin(), f.begin() + StepMemory::kParts);
+    out.kept = std::min(f[kKept], out.peak);
+    out.features = f[kFeatures];
     out.probe = std::move(probe_);
     out.plan = std::move(plan_);
     out.probed = std::move(probed_);

@@ -19,6 +19,7 @@ struct WholeStep {
   // Bytes of tensors beyond the weights and what trains: the most, and what the
   // graph holds when backward begins.
   double peak = 0, kept = 0;
+  double features = 0;  // bytes, of what a cache gives the batch; no tensors
   Probe probe;  // the first that was made, on plan's base, sites counted
   LayerPlan plan;
   std::vector<Sample> probed;  // what it was made with

@@ -1,11 +1,13 @@
 // thinwire inspect: what a config, delta, folder of shards or model holds.
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "data/describe.h"
 #include "launch/estimate/estimate.h"
+#include "launch/estimate/features.h"
 #include "launch/job.h"
 #include "launch/open_run.h"
 #include "launch/report.h"
@@ -25,13 +27,19 @@ std::string inspect_config(const std::string& path, const std::string& folder,
                           Need::kIfNamed, comm);
   const std::string text = describe_config(open);
   StepEstimate estimate;
+  std::optional<FeaturesEstimate> features;
   if (comm.rank() == 0) {
     const ForeseenDelta foreseen = foresee_delta(open, folder, kScoringBudget);
     estimate =
         estimate_step(open, foreseen, largest_batch(open), kInspectBudget);
+    features = estimate_features(open, foreseen, kInspectBudget);
   }
-  if (json) return to_json(estimate).dump(1) + "\n";
-  return text + describe(estimate);
+  if (json) {
+    nlohmann::ordered_json out = to_json(estimate);
+    if (features) out["features"] = to_json(*features);
+    return out.dump(1) + "\n";
+  }
+  return text + describe(estimate) + (features ? describe(*features) : "");
 }
 
 std::string inspect_delta(const std::string& path) {

@@ -197,6 +197,25 @@ class FeatureCache(unittest.TestCase):
                     "goes over its data 1 times", "train without a cache")
         self.assertFalse(os.path.exists(cache))
 
+    def test_inspect_foretells_it(self):
+        config, _ = self.config("inspect", self.cache)
+        result = jobs.run(["inspect", config])
+        self.assertEqual(result.status, 0, result.err)
+        self.assertRegex(result.out, r"features of 400 samples: .* on disk")
+        foretold = json.loads(jobs.run(["inspect", config, "--json"]).out)
+        features = foretold["features"]
+        made = sum(len(b) for n, b in self.files.items() if n.endswith(".h5"))
+        self.assertAlmostEqual(features["disk_bytes"] / made, 1, delta=0.1)
+        self.assertAlmostEqual(features["passes"], STEPS * 4 / 400)
+        self.assertGreater(features["without_seconds"], 0)
+        self.assertGreater(features["with_seconds"], 0)
+        # The backbone's layers are no part of a step from the cache.
+        config, _ = self.config("inspect-plain")
+        plain = json.loads(jobs.run(["inspect", config, "--json"]).out)
+        self.assertLess(foretold["forward_flops"],
+                        0.8 * plain["forward_flops"])
+        self.assertEqual(files(self.cache), self.files)
+
 
 if __name__ == "__main__":
     unittest.main()
