@@ -34,12 +34,14 @@ def write_t5_config(path, model, dropout):
         json.dump(config, f, indent=1)
 
 
-def shards(source, target):
+def shards(source, target, samples=512):
     """Text-to-text shards of fixed length, made once; their folder."""
-    folder = os.path.join(ROOT, "build", "bench", f"t2t-{source}-{target}")
+    folder = os.path.join(ROOT, "build", "bench", f"t2t-{source}-{target}" +
+                          (f"-{samples}" if samples != 512 else ""))
     subprocess.run([VENV, os.path.join(ROOT, "bench", "synthetic.py"),
                     "--input", str(source), "--target", str(target),
-                    "--output", folder], check=True)
+                    "--samples", str(samples), "--output", folder],
+                   check=True)
     return folder
 
 

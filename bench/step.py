@@ -12,7 +12,8 @@ median round. Needs a machine that does nothing else. PY is a Python with torch
 """
 
 import rows
-from step_rows import families, fish, lora, memory, methods, side, sparse, text
+from step_rows import (cache, families, fish, lora, memory, methods, side,
+                       sparse, text)
 
 # Row: module, what is measured, minutes on two quiet cores.
 ROWS = {
@@ -24,6 +25,7 @@ ROWS = {
     "text": (text, "LoRA on SST-2 and RTE against length groups", 5),
     "memory": (memory, "peak memory, T5-base, dropout 0.1", 12),
     "side": (side, "a network beside T5-base against full fine-tuning", 6),
+    "cache": (cache, "a side network fed from a cache of features", 9),
 }
 
 if __name__ == "__main__":

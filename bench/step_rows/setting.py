@@ -22,11 +22,16 @@ def quiet(setting):
     return None if setting.verbose else subprocess.DEVNULL
 
 
+def config_path(setting):
+    """Where the last config that ran is."""
+    return os.path.join(setting.scratch, "ours.yaml")
+
+
 def train(setting, text, ranks=2):
     """Runs a config written without `output`; its figures."""
     run = os.path.join(setting.scratch, "run")
     shutil.rmtree(run, ignore_errors=True)
-    path = os.path.join(setting.scratch, "ours.yaml")
+    path = config_path(setting)
     with open(path, "w") as f:
         f.write(text + f"output: {run}\n")
     begin = time.time()
@@ -46,20 +51,22 @@ def train(setting, text, ranks=2):
 
 
 def ours(setting, method, *, model="t5-small", batch=4, source=128, target=32,
-         dtype="fp32", dropout=0.0, steps=None, ranks=2):
-    """method: of METHODS, or one of the config's list `peft`."""
+         dtype="fp32", dropout=0.0, steps=None, ranks=2, samples=512,
+         more=""):
+    """method: of METHODS, or one of the config's list `peft`; more: further
+    lines of the config."""
     config = os.path.join(setting.scratch, model, "config.json")
     common.write_t5_config(config, model, dropout)
     section = dict(config=config, init="random", seed=1, dtype=dtype)
     return train(setting, f"""
 model: {json.dumps(section)}
 task: {{kind: text_to_text}}
-data: {{train: {shards(source, target)}, batch_size: {batch}, seed: 1}}
+data: {{train: {shards(source, target, samples)}, batch_size: {batch}, seed: 1}}
 peft:
   - {METHODS.get(method, method)}
 train: {{steps: {(steps or setting.steps) + WARMUP}, lr: 3e-4, log_every: 1,
          clip: 1.0, threads: 1}}
-""", ranks)
+{more}""", ranks)
 
 
 def peer(setting, method, *, model="t5-small", batch=4, source=128, target=32,
