@@ -24,7 +24,8 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kMostTokens = 2048;
 
-std::string existing_parent(const std::string& path) {
+// The path, or the nearest folder above it.
+std::string existing_folder(const std::string& path) {
   fs::path at = fs::absolute(path);
   while (!fs::is_directory(at) && at.has_relative_path()) at = at.parent_path();
   return at.string();
@@ -65,19 +66,22 @@ void time_some(OpenRun& run, const FeaturePlan& plan, double budget,
   Stopwatch clock;
   const auto records = make_records(*run.backbone, *run.task, samples);
   out.make_seconds = clock.lap() / 1e3;
-  const Scratch scratch(out.where);
-  const std::string bytes = feature_file(records);
-  publish_file(scratch.path(), bytes);
-  out.write_seconds = clock.lap() / 1e3;
-  out.read_seconds = seconds_to_read(scratch.path(), std::ssize(records));
   double numbers = 0;
   for (const FeatureRecord& r : records) {
     numbers += static_cast<double>(r.features.values.size());
   }
   const double share = plan.sample_bytes() / (2 * numbers);
   out.make_seconds *= share;
-  out.write_seconds *= share;
-  out.read_seconds *= share;
+  if (run.config.train.cache.empty()) return;
+  FeaturesEstimate::Disk& disk = out.disk.emplace();
+  disk.folder = existing_folder(run.config.train.cache);
+  disk.free_bytes = static_cast<std::int64_t>(fs::space(disk.folder).available);
+  const Scratch scratch(disk.folder);
+  clock.lap();
+  publish_file(scratch.path(), feature_file(records));
+  disk.write_seconds = share * clock.lap() / 1e3;
+  disk.read_seconds =
+      share * seconds_to_read(scratch.path(), std::ssize(records));
 }
 
 }  // namespace
@@ -96,40 +100,47 @@ std::optional<FeaturesEstimate> estimate_features(OpenRun& run,
   out.disk_bytes = plan.bytes;
   out.passes = passes_over(total_steps(train, plan.samples, 1),
                            train.batch_size * train.accumulation, plan.samples);
-  out.where =
-      existing_parent(train.cache.empty() ? run.config.output : train.cache);
-  out.free_bytes = static_cast<std::int64_t>(fs::space(out.where).available);
   if (out.why_not.empty()) time_some(run, plan, budget, out);
   return out;
 }
 
 nlohmann::ordered_json to_json(const FeaturesEstimate& e) {
-  return {{"why_not", e.why_not},
-          {"samples", e.samples},
-          {"disk_bytes", e.disk_bytes},
-          {"free_bytes", e.free_bytes},
-          {"passes", e.passes},
-          {"make_seconds", e.make_seconds},
-          {"write_seconds", e.write_seconds},
-          {"read_seconds", e.read_seconds},
-          {"without_seconds", e.without()},
-          {"with_seconds", e.with()}};
+  nlohmann::ordered_json out = {
+      {"why_not", e.why_not},           {"samples", e.samples},
+      {"disk_bytes", e.disk_bytes},     {"passes", e.passes},
+      {"make_seconds", e.make_seconds}, {"without_seconds", e.without()}};
+  if (e.disk) {
+    out["free_bytes"] = e.disk->free_bytes;
+    out["write_seconds"] = e.disk->write_seconds;
+    out["read_seconds"] = e.disk->read_seconds;
+    out["with_seconds"] = e.with();
+  }
+  return out;
 }
 
 std::string describe(const FeaturesEstimate& e) {
   if (!e.why_not.empty()) return fmt::format("no cache: {}\n", e.why_not);
   const auto n = static_cast<double>(e.samples);
+  const std::string size =
+      fmt::format("features of {} samples: {} on disk", with_commas(e.samples),
+                  human_bytes(static_cast<double>(e.disk_bytes)));
+  const std::string time =
+      fmt::format("in the backbone, {:.3g} passes on one rank: {}", e.passes,
+                  human_seconds(e.without()));
+  const std::string made = human_seconds(n * e.make_seconds);
+  if (!e.disk) {
+    return fmt::format(
+        "{}\n{}; for a cache {}, and reading it (set cache.path)\n", size, time,
+        made);
+  }
   return fmt::format(
-      "features of {} samples: {} on disk, {} free in {}\n"
-      "in the backbone, {:.3g} passes on one rank: {}; from a cache {} (made "
-      "{}, "
-      "written {}, read {}){}\n",
-      with_commas(e.samples), human_bytes(static_cast<double>(e.disk_bytes)),
-      human_bytes(static_cast<double>(e.free_bytes)), e.where, e.passes,
-      human_seconds(e.without()), human_seconds(e.with()),
-      human_seconds(n * e.make_seconds), human_seconds(n * e.write_seconds),
-      human_seconds(n * e.passes * e.read_seconds),
-      e.with() < e.without() ? "" : ": a cache would not pay");
+      "{}, {} free in {}\n{}; from a cache {} (made {}, written {}, read "
+      "{}){}\n",
+      size, human_bytes(static_cast<double>(e.disk->free_bytes)),
+      e.disk->folder, time, human_seconds(e.with()), made,
+      human_seconds(n * e.disk->write_seconds),
+      human_seconds(n * e.passes * e.disk->read_seconds),
+      e.with() < e.without() ? "" : ": it would not pay");
 }
 
 }  // namespace thinwire

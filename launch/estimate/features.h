@@ -16,16 +16,22 @@ namespace thinwire {
 struct FeaturesEstimate {
   std::string why_not;  // no cache can be right; "": one can
   std::int64_t samples = 0;
-  std::int64_t disk_bytes = 0, free_bytes = 0;
-  std::string where;  // it was timed there, and so much is free there
+  std::int64_t disk_bytes = 0;
   double passes = 0;  // over the samples, in the run
   // Of a sample in the mean, on one rank, as measured.
-  double make_seconds = 0, write_seconds = 0, read_seconds = 0;
+  double make_seconds = 0;
+  struct Disk {  // where the cache would be
+    std::string folder;
+    std::int64_t free_bytes = 0;
+    double write_seconds = 0, read_seconds = 0;  // likewise
+  };
+  std::optional<Disk> disk;  // the config names none
 
-  // Of the whole run on one rank.
+  // Of the whole run on one rank, in the backbone or in its place.
   double without() const { return passes * all() * make_seconds; }
   double with() const {
-    return all() * (make_seconds + write_seconds + passes * read_seconds);
+    return all() *
+           (make_seconds + disk->write_seconds + passes * disk->read_seconds);
   }
 
  private:
@@ -34,8 +40,9 @@ struct FeaturesEstimate {
 
 // None where no network runs beside the backbone, or the run has no data. Runs
 // a few samples through the backbone, as many as `budget` floating-point
-// operations allow but one at least, and writes and reads what comes of it,
-// where the cache would be or, without one, the run; that file is removed.
+// operations allow but one at least, and writes and reads what comes of it at
+// cache.path or the nearest folder above it; that file is removed. Throws
+// IoError where it cannot be written.
 std::optional<FeaturesEstimate> estimate_features(OpenRun& run,
                                                   const ForeseenDelta& foreseen,
                                                   double budget);

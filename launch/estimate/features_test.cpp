@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 class FeaturesOfARun : public ::testing::Test {
  protected:
   std::optional<FeaturesEstimate> estimate(const std::string& peft,
-                                           bool data = true) {
+                                           bool data = true, bool disk = true) {
     std::ofstream(folder_ / "config.json") << trial::t5_config(0.1);
     std::ofstream(folder_ / "run.yaml")
         << "model: {config: " << folder_ / "config.json"
@@ -49,14 +49,15 @@ TEST_F(FeaturesOfARun, AreForetold) {
   }
   EXPECT_GT(e->disk_bytes, 2 * numbers);
   EXPECT_LT(e->disk_bytes, 2 * numbers + 60 * 24 + 16 * 3100);
-  EXPECT_GT(e->free_bytes, e->disk_bytes);
-  EXPECT_EQ(e->where, folder_.path());
   EXPECT_GT(e->make_seconds, 0);
-  EXPECT_GT(e->write_seconds, 0);
-  EXPECT_GT(e->read_seconds, 0);
+  ASSERT_TRUE(e->disk);
+  EXPECT_GT(e->disk->free_bytes, e->disk_bytes);
+  EXPECT_EQ(e->disk->folder, folder_.path());
+  EXPECT_GT(e->disk->write_seconds, 0);
+  EXPECT_GT(e->disk->read_seconds, 0);
   EXPECT_DOUBLE_EQ(e->without(), 150 * e->make_seconds);
-  EXPECT_DOUBLE_EQ(e->with(), 60 * (e->make_seconds + e->write_seconds) +
-                                  150 * e->read_seconds);
+  EXPECT_DOUBLE_EQ(e->with(), 60 * (e->make_seconds + e->disk->write_seconds) +
+                                  150 * e->disk->read_seconds);
   EXPECT_THAT(describe(*e), HasSubstr("features of 60 samples: "));
   // Nothing is left of what was timed.
   for (const auto& item : std::filesystem::directory_iterator(folder_.path())) {
@@ -64,6 +65,14 @@ TEST_F(FeaturesOfARun, AreForetold) {
                 item.path().filename() == "run.yaml")
         << item.path();
   }
+}
+
+TEST_F(FeaturesOfARun, NothingIsWrittenWhereNoCacheIsNamed) {
+  const auto e = estimate("{method: lst, reduction_factor: 2}", true, false);
+  ASSERT_TRUE(e);
+  EXPECT_GT(e->make_seconds, 0);
+  EXPECT_FALSE(e->disk);
+  EXPECT_THAT(describe(*e), HasSubstr("set cache.path"));
 }
 
 TEST_F(FeaturesOfARun, AreNoneWithoutANetworkOrData) {
