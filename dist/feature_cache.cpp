@@ -13,6 +13,7 @@
 #include "dist/stopwatch.h"
 #include "dist/together.h"
 #include "models/side_features.h"
+#include "peft/pruned_weights.h"
 
 namespace thinwire {
 namespace {
@@ -32,8 +33,10 @@ std::string readable(double bytes) {
 
 class Filling {
  public:
-  Filling(const TrainRun& run, std::int64_t steps, TrainObserver& observer)
+  Filling(const TrainRun& run, const Delta& delta, std::int64_t steps,
+          TrainObserver& observer)
       : run_(run),
+        delta_(delta),
         comm_(*run.comm),
         path_(run.options.cache),
         steps_(steps),
@@ -62,6 +65,7 @@ class Filling {
   void fill_together(FeatureIndex index);
 
   const TrainRun& run_;
+  const Delta& delta_;
   Communicator& comm_;
   const std::string path_;
   const std::int64_t steps_;
@@ -71,6 +75,12 @@ class Filling {
 void Filling::check_backbone() const {
   const std::string why = why_no_features(*run_.backbone);
   if (!why.empty()) refuse("{}; train without a cache", why);
+  // The backbone's identity does not know of it.
+  const auto pruned = pruned_bits(delta_.constants());
+  if (!pruned.empty()) {
+    refuse("numbers of '{}' are removed; train without a cache",
+           pruned.begin()->first);
+  }
 }
 
 FeatureIndex Filling::wanted() const {
@@ -247,9 +257,9 @@ std::shared_ptr<const FeatureFolder> Filling::open(
 }  // namespace
 
 std::shared_ptr<const FeatureFolder> open_features(
-    const TrainRun& run, std::int64_t steps, TrainObserver& observer,
-    std::shared_ptr<const FeatureFolder> before) {
-  return Filling(run, steps, observer).open(std::move(before));
+    const TrainRun& run, const Delta& delta, std::int64_t steps,
+    TrainObserver& observer, std::shared_ptr<const FeatureFolder> before) {
+  return Filling(run, delta, steps, observer).open(std::move(before));
 }
 
 void give_features(const Backbone& backbone, std::span<const Sample> samples,

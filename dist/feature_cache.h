@@ -19,15 +19,15 @@
 namespace thinwire {
 
 // The folder options.cache, filled by all ranks together where features are
-// missing; it must be one that all of them see. `before`: what an earlier call
-// gave, null: none. Everything that trains is attached. Blocks on all ranks.
-// Throws on all alike: UsageError where something in the backbone moves, where
+// missing; it must be one that all of them see. `delta` is bound and attached;
+// `before`: what an earlier call gave, null: none. Blocks on all ranks. Throws
+// on all alike: UsageError where something in the backbone moves, where
 // the folder holds those of another backbone, data or layers, where there is no
 // room, or where reading would not be faster; IoError where a file cannot be
 // written, with what was made kept.
 std::shared_ptr<const FeatureFolder> open_features(
-    const TrainRun& run, std::int64_t steps, TrainObserver& observer,
-    std::shared_ptr<const FeatureFolder> before);
+    const TrainRun& run, const Delta& delta, std::int64_t steps,
+    TrainObserver& observer, std::shared_ptr<const FeatureFolder> before);
 
 // Puts the samples' features, where they carry them, in the place of a pass.
 void give_features(const Backbone& backbone, std::span<const Sample> samples,

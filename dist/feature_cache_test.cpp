@@ -13,6 +13,7 @@
 #include "data/task_folders.h"
 #include "dist/feature_plan.h"
 #include "dist/testing.h"
+#include "peft/pruned_weights.h"
 
 namespace thinwire {
 namespace {
@@ -253,6 +254,23 @@ TEST(FeatureCache, WhereItWouldBeWrongOrOfNoUseItIsRefused) {
   write_file(folder / "cache/letter.txt", "dear reader");
   EXPECT_THAT(refusal(job), HasSubstr("no folder of features and not empty"));
   EXPECT_EQ(read_file(folder / "cache/letter.txt"), "dear reader");
+}
+
+TEST(FeatureCache, OfABackboneThatIsPrunedThereIsNone) {
+  const TempFolder folder;
+  Job job = base_job(folder / "cache");
+  const std::string target = "encoder.block.1.layer.0.SelfAttention.q.weight";
+  job.edit = [&](TrainRun& run, int) {
+    DeltaBuilder builder;
+    (*run.methods)[0]->declare(builder, *run.backbone, {});
+    const Parameters& p = run.backbone->parameters();
+    builder.constant(
+        pruned_constant(target),
+        pack_bits(p.slot(p.require(target)).frozen.abs().lt(0.01)));
+    run.initial_delta = builder.build();
+  };
+  EXPECT_THAT(refusal(job),
+              HasSubstr("numbers of '" + target + "' are removed"));
 }
 
 // A sample has several sequences in the decoder, which read one encoder's.

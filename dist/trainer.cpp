@@ -129,7 +129,8 @@ void Trainer::adopt() {
   });
   stepper_->use(delta_, *optimizer_, stretch());
   if (options_.cache.empty()) return;
-  features_ = open_features(run_, steps_, observer_, std::move(features_));
+  features_ =
+      open_features(run_, delta_, steps_, observer_, std::move(features_));
   loader_->add_features(features_);
 }
 
