@@ -143,8 +143,8 @@ TEST(DiffPruning, TheCutLeavesTheModelWhereEvaluationSawIt) {
   const auto loss = [&](std::size_t i) {
     return r.seen.evals[i].metrics.at("loss");
   };
-  EXPECT_NEAR(loss(4), loss(3), 1e-6 * loss(3));
-  EXPECT_GT(std::abs(loss(3) - loss(0)), 1e-3);  // until 1 it warmed up
+  EXPECT_NEAR(loss(4), loss(3), 1e-5 * loss(3));  // sums of another order
+  EXPECT_GT(std::abs(loss(3) - loss(0)), 1e-3);   // until 1 it warmed up
   const Delta saved = load_checkpoint(folder / "checkpoints/step-6").delta;
   EXPECT_TRUE(saved.constants().empty());
   EXPECT_EQ(saved.trainable(), r.summary.trainable_parameters);

@@ -42,7 +42,7 @@ TEST(MaskSchedule, DensityFallsToItsEndAndStays) {
                                  .density = 0.01,
                                  .density_start = 0.41});
   EXPECT_EQ(falls.density(10), 0.41);
-  EXPECT_EQ(falls.density(15), 0.01 + 0.16875);  // 0.4 (3/4)^3
+  EXPECT_EQ(falls.density(15), 0.17875);  // 0.01 + 0.4 (3/4)^3
   EXPECT_EQ(falls.density(20), 0.06);
   EXPECT_EQ(falls.density(25), 0.01625);
   EXPECT_EQ(falls.density(30), 0.01);
