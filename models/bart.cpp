@@ -64,7 +64,8 @@ class Bart : public EncoderDecoder {
     for (int i = 0; i < layers; ++i) {
       add_block(source, stack, fmt::format("{}.layers.{}", name, i), i);
     }
-    e.norm = add_layer_norm(source, name + ".layernorm_embedding");
+    e.norm = add_layer_norm(
+        source, place(stack, name + ".layernorm_embedding", Role::kNone, -1));
     e.dropout = dropout_site(name + ".embed_tokens.dropout");
   }
 
@@ -90,8 +91,9 @@ class Bart : public EncoderDecoder {
     f.in = add_linear(source, at(".fc1", Role::kFeedForward), d, ff);
     f.out = add_linear(source, at(".fc2", Role::kFeedForward), ff, d);
     f.inner_dropout = dropout_site(name + ".fc1.dropout");
-    add_sublayer(f, at(".output_adapters", Role::kFeedForward),
-                 add_layer_norm(source, name + ".final_layer_norm"));
+    add_sublayer(
+        f, at(".output_adapters", Role::kFeedForward),
+        add_layer_norm(source, at(".final_layer_norm", Role::kFeedForward)));
     parts(stack).blocks.push_back(b);
   }
 
@@ -113,8 +115,10 @@ class Bart : public EncoderDecoder {
     a.out = projection(".out_proj");
     a.weights_dropout = dropout_site(module.name + ".dropout");
     a.attention = add_other(module, SiteKind::kAttention);
+    Site norm = module;
+    norm.name += "_layer_norm";
     add_sublayer(a, std::move(sublayer),
-                 add_layer_norm(source, module.name + "_layer_norm"));
+                 add_layer_norm(source, std::move(norm)));
   }
 
   at::Tensor embed_stack(Stack stack, const TokenStream& in,

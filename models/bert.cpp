@@ -32,7 +32,8 @@ class Bert : public OneStack {
             {config_.first_position + config_.max_positions, d}, normal());
     types_ = add(source, e + ".token_type_embeddings.weight",
                  {config_.type_vocab, d}, normal());
-    embeddings_.norm = add_layer_norm(source, e + ".LayerNorm");
+    embeddings_.norm =
+        add_layer_norm(source, at(e + ".LayerNorm", Role::kNone, -1));
     embeddings_.dropout = dropout_site(e + ".dropout");
     Site embeddings = at(e, Role::kNone, -1);
     embeddings.weight = embeddings_.words;
@@ -90,12 +91,12 @@ class Bert : public OneStack {
     a.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
     a.weights_dropout = dropout_site(attention + ".self.dropout");
     add_sublayer(a, self(".output"),
-                 add_layer_norm(source, attention + ".output.LayerNorm"));
+                 add_layer_norm(source, self(".output.LayerNorm")));
     FeedForward& f = b.feed_forward;
     f.in = add_linear(source, feed_forward(".intermediate.dense"), d, ff);
     f.out = add_linear(source, feed_forward(".output.dense"), ff, d);
     add_sublayer(f, feed_forward(".output"),
-                 add_layer_norm(source, name + ".output.LayerNorm"));
+                 add_layer_norm(source, feed_forward(".output.LayerNorm")));
     blocks_.push_back(b);
   }
 

@@ -38,7 +38,8 @@ class Gpt2 : public OneStack {
     embeddings_.site = add_other(std::move(embeddings), SiteKind::kEmbedding);
     embeddings_.dropout = dropout_site("transformer.drop");
     for (int i = 0; i < config_.layers; ++i) add_block(source, i);
-    final_norm_ = add_layer_norm(source, "transformer.ln_f");
+    final_norm_ =
+        add_layer_norm(source, at("transformer.ln_f", Role::kNone, -1));
     add_lm_head(source);
   }
 
@@ -69,7 +70,9 @@ class Gpt2 : public OneStack {
     fused.fused = 3;
     Block b;
     b.tap = add_other(at(name, Role::kNone, i), SiteKind::kTap);
-    add_sublayer(b.self, self(""), add_layer_norm(source, name + ".ln_1"));
+    add_sublayer(
+        b.self, self(""),
+        add_layer_norm(source, at(name + ".ln_1", Role::kSelfAttention, i)));
     b.self.q = add_linear(source, self(".c_attn"), d, 3 * d, fused);
     b.self.out = add_linear(source, self(".c_proj"), d, d, last);
     b.self.attention = add_other(self(""), SiteKind::kAttention);
@@ -77,7 +80,9 @@ class Gpt2 : public OneStack {
     b.self.scale = 1 / std::sqrt(static_cast<double>(config_.d_kv));
     b.self.weights_dropout = dropout_site(name + ".attn.attn_dropout");
     FeedForward& f = b.feed_forward;
-    add_sublayer(f, feed_forward(""), add_layer_norm(source, name + ".ln_2"));
+    add_sublayer(
+        f, feed_forward(""),
+        add_layer_norm(source, at(name + ".ln_2", Role::kFeedForward, i)));
     f.in = add_linear(source, feed_forward(".c_fc"), d, ff, first);
     f.out = add_linear(source, feed_forward(".c_proj"), ff, d, last);
     blocks_.push_back(b);

@@ -18,7 +18,13 @@ namespace thinwire {
 
 at::Tensor Transformer::norm(const at::Tensor& x, const Norm& n,
                              const ForwardContext& ctx) const {
-  return n.bias < 0 ? rms_norm_of(x, n.weight, ctx) : layer_norm_of(x, n, ctx);
+  const auto& taps = at_site(n.tap).tap;
+  at::Tensor in = x;
+  for (const auto& a : taps) in = a->layer_input(in, ctx);
+  at::Tensor y =
+      n.bias < 0 ? rms_norm_of(in, n.weight, ctx) : layer_norm_of(in, n, ctx);
+  for (const auto& a : taps) y = a->layer_output(y, ctx);
+  return y;
 }
 
 at::Tensor Transformer::rms_norm_of(const at::Tensor& x, int weight,
@@ -161,7 +167,8 @@ at::Tensor Transformer::add_and_norm(const Sublayer& s, const at::Tensor& x,
     const DropoutKey key = ctx.dropout_key(s.dropout);
     const Parameters::Use weight = parameters_.use(s.norm.weight, ctx),
                           bias = parameters_.use(s.norm.bias, ctx);
-    if (weight.watch != nullptr || bias.watch != nullptr) {
+    if (weight.watch != nullptr || bias.watch != nullptr ||
+        !at_site(s.norm.tap).tap.empty()) {
       return norm(dropout_add(x, u, p, key, *ctx.layout), s.norm, ctx);
     }
     return dropout_add_layer_norm(x, u, p, key, *ctx.layout, weight.tensor,

@@ -62,7 +62,9 @@ class T5 : public EncoderDecoder {
     for (int i = 0; i < layers; ++i) {
       add_block(source, stack, fmt::format("{}.block.{}", name, i), i);
     }
-    stack.final_norm = add_rms_norm(source, name + ".final_layer_norm");
+    stack.final_norm = add_rms_norm(
+        source,
+        place(stack.which, name + ".final_layer_norm", Role::kNone, -1));
     stack.final_dropout = dropout_site(name + ".final_layer_norm.dropout");
   }
 
@@ -91,8 +93,9 @@ class T5 : public EncoderDecoder {
   }
 
   void add_sublayer(TensorSource& source, Sublayer& s, const Site& site) {
-    Transformer::add_sublayer(s, site,
-                              add_rms_norm(source, site.name + ".layer_norm"));
+    Site norm = site;
+    norm.name += ".layer_norm";
+    Transformer::add_sublayer(s, site, add_rms_norm(source, std::move(norm)));
   }
 
   // The initialisation is scaled by one factor, per kind of tensor.

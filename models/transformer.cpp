@@ -20,21 +20,28 @@ int Transformer::add(TensorSource& source, const std::string& name,
   return parameters_.add(name, source.get({name}, shape, init));
 }
 
-Transformer::Norm Transformer::add_layer_norm(TensorSource& source,
-                                              const std::string& name) {
+Transformer::Norm Transformer::add_layer_norm(TensorSource& source, Site site) {
   const auto get = [&](const char* now, const char* before, Init::Kind kind) {
+    const std::string& name = site.name;
     return parameters_.add(
         name + now,
         source.get({name + now, name + before}, {config_.d_model}, {kind, 0}));
   };
-  return {get(".weight", ".gamma", Init::Kind::kOnes),
-          get(".bias", ".beta", Init::Kind::kZeros)};
+  const int weight = get(".weight", ".gamma", Init::Kind::kOnes);
+  const int bias = get(".bias", ".beta", Init::Kind::kZeros);
+  return add_norm(std::move(site), weight, bias);
 }
 
-Transformer::Norm Transformer::add_rms_norm(TensorSource& source,
-                                            const std::string& name) {
-  return {
-      add(source, name + ".weight", {config_.d_model}, {Init::Kind::kOnes, 0})};
+Transformer::Norm Transformer::add_rms_norm(TensorSource& source, Site site) {
+  const int weight = add(source, site.name + ".weight", {config_.d_model},
+                         {Init::Kind::kOnes, 0});
+  return add_norm(std::move(site), weight, -1);
+}
+
+Transformer::Norm Transformer::add_norm(Site site, int weight, int bias) {
+  site.weight = weight;
+  site.bias = bias;
+  return {weight, bias, add_other(std::move(site), SiteKind::kTap)};
 }
 
 Site Transformer::place(Stack stack, std::string name, Role role,

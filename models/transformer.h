@@ -27,6 +27,7 @@ class Transformer : public Backbone {
 
   struct Norm {
     int weight = -1, bias = -1;  // slots; no bias: an RMS norm
+    int tap = -1;                // site: what it reads and what it gives
   };
   struct Embeddings {
     int site = -1;
@@ -62,10 +63,11 @@ class Transformer : public Backbone {
   Init normal(double by = 1) const;
   int add(TensorSource& source, const std::string& name,
           const std::vector<std::int64_t>& shape, const Init& init);
-  // NAME.weight and NAME.bias, or .gamma and .beta as old files have them.
-  Norm add_layer_norm(TensorSource& source, const std::string& name);
-  Norm add_rms_norm(TensorSource& source, const std::string& name);
-  // What add_linear(), add_other() and add_sublayer() begin from.
+  // NAME.weight and NAME.bias, or .gamma and .beta as old files have them; a
+  // tap that has their slots stands at NAME.
+  Norm add_layer_norm(TensorSource& source, Site site);
+  Norm add_rms_norm(TensorSource& source, Site site);
+  // What add_linear(), add_other(), add_sublayer() and norms begin from.
   Site place(Stack stack, std::string name, Role role, int layer) const;
   struct LinearOptions {
     double by = 1;  // of normal()
@@ -159,6 +161,7 @@ class Transformer : public Backbone {
  private:
   at::Tensor run_or_checkpoint(const Block& b, BlockInputs in,
                                const ForwardContext& ctx);
+  Norm add_norm(Site site, int weight, int bias);
   at::Tensor layer_norm_of(const at::Tensor& x, const Norm& n,
                            const ForwardContext& ctx) const;
   at::Tensor rms_norm_of(const at::Tensor& x, int weight,

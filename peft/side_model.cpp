@@ -106,7 +106,8 @@ std::vector<SideTensor> find_tensors(const Backbone& backbone,
 std::string layer_name(const Backbone& backbone, Stack stack, int layer) {
   const auto& sites = backbone.sites();
   const auto site = std::ranges::find_if(sites, [&](const Site& s) {
-    return s.kind == SiteKind::kTap && s.stack == stack && s.layer == layer;
+    return s.kind == SiteKind::kTap && s.role == Role::kNone &&
+           s.stack == stack && s.layer == layer;
   });
   THINWIRE_ASSERT(site != sites.end(), "layer {} of stack {}", layer,
                   static_cast<int>(stack));

@@ -222,8 +222,8 @@ class Trial {
     int last = -1;
     const auto& sites = backbone_->sites();
     for (std::size_t i = 0; i < sites.size(); ++i) {
-      if (sites[i].kind == SiteKind::kTap &&
-          sites[i].stack == Stack::kEncoder) {
+      if (sites[i].kind == SiteKind::kTap && sites[i].role == Role::kNone &&
+          sites[i].layer >= 0 && sites[i].stack == Stack::kEncoder) {
         last = static_cast<int>(i);
       }
     }
