@@ -1,43 +1,17 @@
 #include "peft/adapter_module.h"
 
 #include <ATen/ops/full.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/silu.h>
 
 #include <cmath>
 
 #include "base/error.h"
-#include "base/nearest.h"
 #include "base/random.h"
+#include "peft/activation.h"
 #include "peft/method_tools.h"
 #include "peft/projection.h"
 
 namespace thinwire {
 namespace {
-
-using Activation = at::Tensor (*)(const at::Tensor&);
-
-Activation find_activation(std::string_view id, const std::string& name) {
-  struct Known {
-    const char* name;
-    Activation function;
-  };
-  static constexpr Known kKnown[] = {
-      {"gelu", [](const at::Tensor& x) { return at::gelu(x); }},
-      {"gelu_new", [](const at::Tensor& x) { return at::gelu(x, "tanh"); }},
-      {"relu", [](const at::Tensor& x) { return x.relu(); }},
-      {"sigmoid", [](const at::Tensor& x) { return x.sigmoid(); }},
-      {"swish", [](const at::Tensor& x) { return at::silu(x); }},
-      {"tanh", [](const at::Tensor& x) { return x.tanh(); }},
-  };
-  std::vector<std::string> names;
-  for (const Known& k : kKnown) {
-    if (k.name == name) return k.function;
-    names.emplace_back(k.name);
-  }
-  fail<UsageError>("{}: non_linearity '{}' is unknown; choose one of: {}", id,
-                   name, list_nearest_first(name, names));
-}
 
 std::string stem(const Site& site) { return site.name + ".adapters.thinwire."; }
 ProjectionPlace down_of(const Site& site, std::int64_t m) {

@@ -1,5 +1,6 @@
 #include "peft/projection.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
@@ -55,7 +56,63 @@ class DenseKind : public ProjectionKind {
   DenseOptions options_;
 };
 
+class LowRankMap : public Projection {
+ public:
+  LowRankMap(at::Tensor left, at::Tensor right, at::Tensor bias)
+      : left_(std::move(left)),
+        right_(std::move(right)),
+        bias_(std::move(bias)) {}
+  at::Tensor operator()(const at::Tensor& x) const override {
+    return at::addmm(bias_, x.matmul(left_), right_);
+  }
+
+ private:
+  at::Tensor left_, right_, bias_;
+};
+
+class LowRankKind : public ProjectionKind {
+ public:
+  explicit LowRankKind(std::int64_t rank) : rank_(rank) {}
+
+  void declare(DeltaBuilder& builder, const ProjectionPlace& place,
+               std::uint64_t seed) const override {
+    declare_dense(builder, place.stem + kLeft,
+                  glorot(place.stem + kLeft, {place.in, rank_}, seed));
+    declare_dense(builder, place.stem + kRight,
+                  place.up
+                      ? at::zeros({rank_, place.out}, at::kFloat)
+                      : glorot(place.stem + kRight, {rank_, place.out}, seed));
+    declare_dense(builder, place.stem + kBias,
+                  at::zeros({place.out}, at::kFloat));
+  }
+
+  std::unique_ptr<Projection> read(
+      const Delta& delta, const ProjectionPlace& place) const override {
+    return std::make_unique<LowRankMap>(delta.leaf(place.stem + kLeft),
+                                        delta.leaf(place.stem + kRight),
+                                        delta.leaf(place.stem + kBias));
+  }
+
+ private:
+  static constexpr const char *kLeft = "W_left", *kRight = "W_right",
+                              *kBias = "b";
+
+  static at::Tensor glorot(const std::string& name,
+                           const std::vector<std::int64_t>& shape,
+                           std::uint64_t seed) {
+    return uniform_values(
+        name, shape, std::sqrt(6 / static_cast<double>(shape[0] + shape[1])),
+        seed);
+  }
+
+  std::int64_t rank_;
+};
+
 }  // namespace
+
+std::unique_ptr<ProjectionKind> low_rank_projections(std::int64_t rank) {
+  return std::make_unique<LowRankKind>(rank);
+}
 
 std::unique_ptr<ProjectionKind> dense_projections(const DenseOptions& options) {
   return std::make_unique<DenseKind>(options);

@@ -1,6 +1,6 @@
-// The two maps of a bottleneck, x [T, in] -> [T, out]: a matrix, or a sum of
-// Kronecker products (hypercomplex, Compacter). What an adapter does with them
-// is peft/adapter_module.h.
+// The two maps of a bottleneck, x [T, in] -> [T, out]: a matrix, one of low
+// rank, or a sum of Kronecker products (hypercomplex, Compacter). What an
+// adapter does with them is peft/adapter_module.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -47,6 +47,11 @@ struct DenseOptions {
   bool zero_up = false;
 };
 std::unique_ptr<ProjectionKind> dense_projections(const DenseOptions& options);
+
+// y = (x L) R + b: L [in, r], R [r, out], b [out]; L and R Glorot's uniform, b
+// 0, and R of the second map 0: the bottleneck starts as nothing at all.
+// Karimi Mahabadi et al. 2021, sec. 5: low-rank adapters.
+std::unique_ptr<ProjectionKind> low_rank_projections(std::int64_t rank);
 
 // y = x W + b with W [in, out] = sum over i < n of A_i (x) B_i, (x) the
 // Kronecker product; A [n, n, n], B [n, in/n, out/n], b [out].
