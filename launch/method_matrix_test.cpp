@@ -35,7 +35,7 @@ TEST(MethodMatrix, SaysWhatFits) {
           "intrinsic_dimension", "kadaptation", "lora", "lt_sft",
           "magnitude_mask", "pafi", "parallel_adapter", "pfeiffer",
           "phm_adapter", "prefix_tuning", "prompt_tuning", "random_mask",
-          "vera"}) {
+          "sparse_structure", "vera"}) {
       EXPECT_EQ(cell(rows, method, model), "yes") << method << " " << model;
     }
   }

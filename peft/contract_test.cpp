@@ -86,6 +86,13 @@ std::vector<Case> cases() {
        "t5_gated", Start::kEqual);
   more("prefix_tuning", {{"length", 2}, {"reparametrise", false}}, "t5_gated",
        Start::kAnother);
+  more("sparse_structure",
+       {{"lora", {"query", "intermediate.dense"}},
+        {"bias", {"0.output.dense", "embeddings.LayerNorm"}},
+        {"gain", "LayerNorm"}},
+       "bert_classify", Start::kEqual);
+  more("sparse_structure", {{"lora", "c_attn"}, {"gain", {"ln_1", "ln_f"}}},
+       "gpt2_lm", Start::kEqual);
   more("prompt_tuning",
        {{"length", 3}, {"init", "tokens"}, {"init_tokens", {"3", "4 5"}}},
        "bert_classify", Start::kAnother);

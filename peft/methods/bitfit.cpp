@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "peft/added_bias.h"
 #include "peft/method_tools.h"
 
 namespace thinwire {
@@ -45,15 +46,6 @@ const std::vector<Term> kTerms = {
     {"output_layernorm", {"output.LayerNorm.bias", "_layer_norm.bias"}},
     {"attention_layernorm",
      {"attention.output.LayerNorm.bias", "_attn_layer_norm.bias"}},
-};
-
-class AddedBias : public LinearAttachment {
- public:
-  explicit AddedBias(at::Tensor bias) : bias_(std::move(bias)) {}
-  at::Tensor bias(const ForwardContext&) override { return bias_; }
-
- private:
-  at::Tensor bias_;
 };
 
 std::string added_name(const Site& site) { return site.name + ".bias"; }
