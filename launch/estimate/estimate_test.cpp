@@ -156,6 +156,25 @@ TEST_F(Estimate, AStepFromACache) {
   }
 }
 
+// What stands in some layers alone.
+TEST_F(Estimate, LayersWithoutAModuleAreAKind) {
+  OpenRun run =
+      open(kDeepT5, "{kind: text_to_text}",
+           "{method: sparse_structure, reduction_factor: 4, "
+           "lora: [encoder.block.9.layer.0.SelfAttention.q, "
+           "encoder.block.15.layer.0.SelfAttention.q], "
+           "adapter: [decoder.block.3.layer.2, decoder.block.9.layer.2], "
+           "bias: [decoder.final_layer_norm]}");
+  const ForeseenDelta foreseen = declare(run);
+  const LayerPlan plan = plan_layers(*run.backbone, foreseen.delta);
+  EXPECT_EQ(plan.encoder.base, (std::vector<int>{0, 9, 23}));
+  // Before the first that trains, behind it without a module and with one.
+  EXPECT_EQ(plan.encoder.more.size(), 3u);
+  EXPECT_EQ(plan.decoder.base, (std::vector<int>{0, 3, 23}));
+  EXPECT_EQ(plan.decoder.more.size(), 3u);
+  expect_affine(run, foreseen);
+}
+
 // A mask of some layers' tensors: every tenth number of those that `chosen`
 // picks by the layer's number and its name without it.
 Delta mask_of(const Backbone& backbone,

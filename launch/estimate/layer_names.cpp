@@ -35,8 +35,11 @@ std::optional<LayerPlace> LayerNames::numbered(const Prefix& prefix,
 
 std::optional<LayerPlace> LayerNames::find(std::string_view name) const {
   for (const Prefix& prefix : prefixes_) {
-    if (!name.starts_with(prefix.text)) continue;
-    auto place = numbered(prefix, name, prefix.text.size());
+    const std::size_t at = name.find(prefix.text);
+    if (at == std::string_view::npos || (at > 0 && name[at - 1] != '.')) {
+      continue;
+    }
+    auto place = numbered(prefix, name, at + prefix.text.size());
     if (place && !place->after.empty()) return place;
   }
   return std::nullopt;

@@ -14,8 +14,8 @@ namespace {
 // Kinds of layers of a stack that are measured beside its base.
 constexpr std::size_t kKinds = 4;
 
-// What tells layers apart, by names without their numbers: what of them trains
-// masked, and what stands beside them.
+// What tells layers apart, by names without their numbers: what trains in them,
+// and what stands beside them.
 using Tensors = std::set<std::string>;
 
 std::size_t differences(const Tensors& a, const Tensors& b) {
@@ -105,14 +105,13 @@ LayerPlan plan_layers(const Backbone& backbone, const Delta& delta) {
   std::vector<Tensors> decoder(static_cast<std::size_t>(c.decoder_layers));
   const LayerNames names(backbone);
   for (const DeltaEntry& e : delta.entries()) {
-    const bool masked = e.kind == EntryKind::kMasked;
-    if (!masked && !e.target.empty()) continue;
-    const auto place =
-        masked ? names.find(e.target) : names.find_beside(e.name);
+    const std::string& name = e.target.empty() ? e.name : e.target;
+    const auto inside = names.find(name);
+    const auto place = inside ? inside : names.find_beside(name);
     if (!place) continue;
     auto& stack = place->decoder ? decoder : encoder;
     stack.at(static_cast<std::size_t>(place->layer))
-        .emplace(masked ? place->after : place->before);
+        .emplace(inside ? place->after : place->before);
   }
   return {plan_stack(encoder), plan_stack(decoder)};
 }

@@ -30,9 +30,9 @@ struct LayerPlan {
   StackPlan encoder, decoder;  // one stack alone is the first
 };
 
-// Masked entries of the delta, and what of it stands beside some layers alone,
-// tell layers apart. Where more than a few kinds
-// occur, rare ones count as the kind that differs from them in fewest tensors.
+// What of the delta trains in a layer, or stands beside it alone, tells layers
+// apart. Where more than a few kinds occur, rare ones count as the kind that
+// differs from them in fewest tensors.
 LayerPlan plan_layers(const Backbone& backbone, const Delta& delta);
 // Every layer, nothing left to foretell.
 LayerPlan all_layers(const Backbone& backbone);
