@@ -14,9 +14,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const std::vector<std::string> kTopKeys{"about", "device", "model", "task",
-                                        "data",  "mixing", "peft",  "train",
-                                        "cache", "comm",   "ops",   "output"};
+const std::vector<std::string> kTopKeys{
+    "about", "device", "model", "task", "data", "mixing", "peft",
+    "train", "search", "cache", "comm", "ops",  "output"};
 
 void refuse_unknown_sections(const ConfigNode& root) {
   for (std::size_t i = 0; i < root.keys.size(); ++i) {
@@ -216,6 +216,16 @@ void fill_comm(const Json& json, const ConfigNode* node, RunConfig& config) {
   }
 }
 
+void fill_search(const Json& json, RunConfig& config) {
+  config.search_data = text_or_empty(json.at("data"));
+  config.search = {.budget = json.at("budget"),
+                   .lr = json.at("lr"),
+                   .clip = json.at("clip"),
+                   .temperature = json.at("temperature"),
+                   .second_order = json.at("second_order"),
+                   .batch_size = int_or(json.at("batch_size"), 0)};
+}
+
 std::string read_text(const ConfigNode& root, std::string_view key) {
   const ConfigNode* node = root.find(key);
   if (node == nullptr || node->kind == ConfigNode::Kind::kNull) return "";
@@ -255,15 +265,28 @@ std::string scalar_yaml(const Json& value) {
   return value.dump();
 }
 
+std::string inline_yaml(const Json& list) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    out += (i > 0 ? ", " : "") + scalar_yaml(list[i]);
+  }
+  return out + "]";
+}
+
+// An item a line: maps, and what no line holds.
+bool is_block(const Json& value) {
+  constexpr std::size_t kLine = 100;
+  return value.is_object() ||
+         (value.is_array() && !value.empty() &&
+          (value.front().is_object() || inline_yaml(value).size() > kLine));
+}
+
 void append_yaml(std::string& out, const Json& value, int indent) {
   const std::string pad(static_cast<std::size_t>(indent), ' ');
   if (value.is_object()) {
     for (const auto& [key, child] : value.items()) {
       out += pad + key + ":";
-      const bool block =
-          child.is_object() ||
-          (child.is_array() && !child.empty() && child.front().is_object());
-      if (block) {
+      if (is_block(child)) {
         out += "\n";
         append_yaml(out, child, indent + 2);
       } else {
@@ -279,12 +302,10 @@ void append_yaml(std::string& out, const Json& value, int indent) {
       item[static_cast<std::size_t>(indent)] = '-';
       out += item;
     }
+  } else if (is_block(value)) {
+    for (const Json& item : value) out += pad + "- " + scalar_yaml(item) + "\n";
   } else if (value.is_array()) {
-    out += "[";
-    for (std::size_t i = 0; i < value.size(); ++i) {
-      out += (i > 0 ? ", " : "") + scalar_yaml(value[i]);
-    }
-    out += "]";
+    out += inline_yaml(value);
   } else {
     out += scalar_yaml(value);
   }
@@ -327,6 +348,10 @@ RunConfig load_run_config(const std::string& path,
   all["train"] = train;
   all["cache"] = section("cache").second;
   config.train.cache = text_or_empty(all["cache"].at("path"));
+  if (root.find("search") != nullptr) {
+    all["search"] = section("search").second;
+    fill_search(all["search"], config);
+  }
   const auto [comm_node, comm] = section("comm");
   fill_comm(comm, comm_node, config);
   all["comm"] = comm;
@@ -337,6 +362,10 @@ RunConfig load_run_config(const std::string& path,
   all["output"] = config.output.empty() ? Json() : Json(config.output);
   make_task(config);
   config.text = to_yaml(all);
+  config.all = all;
+  if (config.search && !config.search_data.empty()) {
+    all["search"]["data"] = "of this host";
+  }
   for (const char* key : {"path", "config", "cache"}) {
     Json& value = all["model"][key];
     if (!value.is_null()) value = "of this host";

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "dist/search_options.h"
 #include "dist/trainer.h"
 
 namespace thinwire {
@@ -49,8 +51,11 @@ struct RunConfig {
   double timeout_seconds = 120;  // of a wait for a rank that answers
   double silence_seconds = 5;    // of a rank that does not
   std::string output;
-  // Everything above as YAML, defaults filled in: what config.yaml of the run
+  std::optional<SearchOptions> search;  // what `thinwire search` is asked for
+  std::string search_data;              // folder; "": eval_data
+  // Everything above, defaults filled in; as YAML: what config.yaml of the run
   // folder holds.
+  nlohmann::ordered_json all;
   std::string text;
   // The same without what may differ from host to host because its contents are
   // agreed by digest: paths of model, data and cache.

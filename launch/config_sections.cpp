@@ -209,6 +209,34 @@ constexpr SectionField kTrain[] = {
      4096},
 };
 
+constexpr SectionField kSearch[] = {
+    {{"budget", kFloat, "!",
+      "numbers that may train, heads aside; below 1: share of the backbone's"},
+     kResults,
+     0,
+     kMaxCount},
+    {{"data", kString, "~",
+      "folder of shards that the gates learn on (~: data.eval)"},
+     kResults},
+    {{"batch_size", kInt, "~",
+      "of those, samples per rank and step (~: data.batch_size)"},
+     kResults,
+     1,
+     1 << 20},
+    {{"lr", kFloat, "0.1", "of the gates, with train.schedule"},
+     kResults,
+     0,
+     1e6},
+    {{"clip", kFloat, "2.0", "largest norm of their gradient (0: off)"},
+     kResults,
+     0,
+     1e30},
+    {{"temperature", kFloat, "1", "of their sigmoid"}, kResults, 1e-3, 1e6},
+    {{"second_order", kBool, "true",
+      "gates see how the modules' next step would change: 5 passes, not 2"},
+     kResults},
+};
+
 constexpr SectionField kCache[] = {
     {{"path", kString, "~",
       "folder that all ranks share: what a network beside the backbone reads, "
@@ -295,6 +323,8 @@ constexpr Section kSections[] = {
     {"data", "shards made by data/prepare.py", kData},
     {"mixing", "of several tasks, where data.train is a map", kMixing},
     {"train", "the loop", kTrain},
+    {"search", "thinwire search: which modules of a structure to keep",
+     kSearch},
     {"cache", "features of a frozen backbone", kCache},
     {"comm", "the exchange between ranks", kComm},
     {"ops", "how layers are computed", kOps},

@@ -185,6 +185,28 @@ TEST(RunConfig, RefusalsNameKeyPlaceAndNearest) {
               HasSubstr("comm.codec: fp32"));
 }
 
+TEST(RunConfig, ReadsTheSearch) {
+  EXPECT_FALSE(load_run_config(write(kGood), {}).search);
+  const RunConfig c = load_run_config(
+      write(kGood), {"search={budget: 0.01, data: GATES}", "search.lr=0.2"});
+  ASSERT_TRUE(c.search);
+  const SearchOptions plain;
+  EXPECT_EQ(c.search->budget, 0.01);
+  EXPECT_EQ(c.search->lr, 0.2);
+  EXPECT_EQ(c.search->clip, plain.clip);
+  EXPECT_EQ(c.search->temperature, plain.temperature);
+  EXPECT_EQ(c.search->second_order, plain.second_order);
+  EXPECT_EQ(c.search->batch_size, plain.batch_size);
+  EXPECT_EQ(c.search_data, "GATES");
+  EXPECT_THAT(c.text, HasSubstr("GATES"));
+  EXPECT_THAT(c.agreed_text, testing::Not(HasSubstr("GATES")));
+  EXPECT_EQ(load_run_config(write(c.text), {}).text, c.text);
+  EXPECT_THAT(error_of({"search={}"}), HasSubstr("search.budget"));
+  EXPECT_THAT(error_of({"search={budget: -1}"}), HasSubstr("at least 0"));
+  EXPECT_THAT(error_of({"search={budget: 9, orders: 2}"}),
+              HasSubstr("search.orders"));
+}
+
 // The config of a method inside another is as one of the list.
 TEST(RunConfig, AMethodInsideAnother) {
   const std::string inside = "peft.0={method: fish_tuning, adapter: {method: ";
@@ -233,6 +255,20 @@ TEST(Yaml, Emits) {
   EXPECT_EQ(to_yaml(json),
             "a: ~\nb:\n  c: \"true\"\n  d: 0.1\ne: [x, \"y z\"]\nf:\n"
             "  - g: 1\n    h: 2\n");
+}
+
+// A list that no line holds has a line for each item, wherever it stands.
+TEST(Yaml, LongListsAreBlocks) {
+  std::vector<std::string> names;
+  std::string lines;
+  for (int i = 0; i < 9; ++i) {
+    names.push_back(fmt::format("encoder.layer.{}.norm", i));
+    lines += "      - " + names.back() + "\n";
+  }
+  const nlohmann::ordered_json json = {
+      {"peft", {{{"method", "head"}, {"of", names}, {"few", {1, 2}}}}}};
+  EXPECT_EQ(to_yaml(json),
+            "peft:\n  - method: head\n    of:\n" + lines + "    few: [1, 2]\n");
 }
 
 }  // namespace

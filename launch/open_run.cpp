@@ -24,7 +24,7 @@ namespace fs = std::filesystem;
 void check_index(const ShardFolder& folder, std::string_view key,
                  const RunConfig& config, const Backbone& backbone) {
   const ShardIndex& index = folder.index();
-  const std::string where = fmt::format("data.{} {}", key, folder.path());
+  const std::string where = fmt::format("{} {}", key, folder.path());
   if (index.samples == 0) {
     fail<UsageError>("{}: holds no examples", where);
   }
@@ -62,7 +62,7 @@ std::shared_ptr<const ShardFolder> open_needed(const std::string& path,
   if (path.empty()) {
     if (need == Need::kIfNamed) return nullptr;
     fail<UsageError>(
-        "{}: data.{} is missing: a folder made by "
+        "{}: {} is missing: a folder made by "
         "data/prepare.py",
         config.path, key);
   }
@@ -86,6 +86,8 @@ void check_label_space(const ShardFolder& folder, std::string_view task,
       task, folder.path(), classes(own), first_task, classes(want));
 }
 
+constexpr const char* kTasks = "data.train.";
+
 // Folders of several tasks, their numbers their places.
 void open_tasks(OpenRun& run, Need train, Need eval) {
   std::vector<std::shared_ptr<const ShardFolder>> folders;
@@ -95,13 +97,13 @@ void open_tasks(OpenRun& run, Need train, Need eval) {
                         const std::string& key) {
     auto folder = open_data(path, key, run.config, *run.backbone);
     if (first == nullptr) first = folder;
-    check_label_space(*folder, key.substr(key.find('.') + 1), *first,
-                      tasks.front().name);
+    check_label_space(*folder, key.substr(std::string_view(kTasks).size()),
+                      *first, tasks.front().name);
     return folder;
   };
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     const TaskData& task = tasks[i];
-    const std::string key = "train." + task.name;
+    const std::string key = kTasks + task.name;
     if (train != Need::kNothing) folders.push_back(open(task, task.train, key));
     if (eval == Need::kNothing || task.eval.empty()) continue;
     run.task_evals.push_back({task.name,
@@ -177,9 +179,9 @@ OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm) {
   run.backbone = std::move(run.model.backbone);
   run.identity = run.model.identity;
   if (run.config.tasks.empty()) {
-    run.train = open_needed(run.config.train_data, "train", train, run.config,
-                            *run.backbone);
-    run.eval = open_needed(run.config.eval_data, "eval", eval, run.config,
+    run.train = open_needed(run.config.train_data, "data.train", train,
+                            run.config, *run.backbone);
+    run.eval = open_needed(run.config.eval_data, "data.eval", eval, run.config,
                            *run.backbone);
   } else {
     open_tasks(run, train, eval);

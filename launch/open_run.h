@@ -37,7 +37,8 @@ void agree_config(Communicator& comm, RunConfig& config);
 // all ranks. Throws UsageError or IoError naming file and key.
 OpenRun open_run(RunConfig config, Need train, Need eval, Communicator& comm);
 
-// Opens a folder of shards and holds it to model and task. key: for messages.
+// Opens a folder of shards and holds it to model and task. key: the config's,
+// for messages.
 std::shared_ptr<const ShardFolder> open_data(const std::string& path,
                                              std::string_view key,
                                              const RunConfig& config,

@@ -20,7 +20,7 @@ std::span<const Verb* const> verbs() {
   static constexpr const Verb* kVerbs[] = {
       &kTrainVerb,   &kEvalVerb,  &kPredictVerb, &kMaskVerb,   &kForwardVerb,
       &kInspectVerb, &kMergeVerb, &kExportVerb,  &kImportVerb, &kDeltaVerb,
-      &kDataVerb,    &kBenchVerb, &kListVerb,    &kEnvVerb,
+      &kDataVerb,    &kBenchVerb, &kListVerb,    &kEnvVerb,    &kSearchVerb,
   };
   return kVerbs;
 }

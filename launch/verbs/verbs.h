@@ -7,6 +7,6 @@ namespace thinwire {
 
 extern const Verb kTrainVerb, kEvalVerb, kPredictVerb, kMaskVerb, kForwardVerb,
     kInspectVerb, kMergeVerb, kExportVerb, kImportVerb, kDeltaVerb, kDataVerb,
-    kBenchVerb, kListVerb, kEnvVerb;
+    kBenchVerb, kListVerb, kEnvVerb, kSearchVerb;
 
 }  // namespace thinwire
