@@ -24,7 +24,7 @@ at::Tensor orthonormal(const at::Tensor& columns) {
 
 at::Tensor beside_low_rank(const at::Tensor& weight, std::int64_t numbers,
                            std::int64_t rounds, std::uint64_t seed) {
-  const at::Tensor w = weight.cpu().to(at::kDouble);
+  const at::Tensor w = weight.cpu().to(at::kDouble).contiguous();
   const std::int64_t least = std::min(w.size(0), w.size(1));
   at::Tensor start = at::empty({1, w.size(1)}, at::kFloat);
   fill_normal(start.mutable_data_ptr<float>(), start.numel(), seed,

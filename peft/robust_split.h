@@ -4,10 +4,10 @@
 // code of Chen et al. 2023 (DSEE) runs it: rounds of two alternations each, in
 // which S holds what lies 0.01 or more beside u v; after a round the rank grows
 // by five.
-// Differs: in double precision, so that every rank and every number of threads
-// finds the same; the rank stays below the matrix's own, and rounds end when S
-// has fewer numbers than are asked for, since for a rank that high nothing is
-// left to tell apart.
+// Differs: in double precision, since a round makes ten times as much of what
+// rounding did before; the rank stays below the matrix's own, and rounds end
+// when S has fewer numbers than are asked for, where nothing is left to tell
+// apart.
 #pragma once
 
 #include <ATen/core/Tensor.h>

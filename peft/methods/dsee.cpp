@@ -223,8 +223,10 @@ class Dsee : public Method {
     if (context.scoring == nullptr) {  // only counts are wanted
       return spread_numbers(std::vector{all}, sparse_, Quota::kGlobal).front();
     }
-    const std::vector scores{
+    std::vector scores{
         support_scores(backbone, site, context.seed).to(at::kFloat)};
+    // Rounds of the split make much of little, such as the order of a sum.
+    if (support_ == Support::kSplit) context.scoring->sum_over_ranks(scores);
     return keep_largest(scores, sparse_).front();
   }
 

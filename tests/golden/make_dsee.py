@@ -17,17 +17,23 @@ import numpy as np
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from common import HERE, write_golden
 from common_peft import contract, load, noise, run, run_lm, write
 from common_random import normal
 
 GAP = 1e-4  # relative
 
 
-def beside_low_rank(w, numbers):
-    """|W - u v| of the last round in which S has as many numbers."""
+ROUNDS = 1  # what grows a rank is unsteady where hardly a number is small
+
+
+def beside_low_rank(w, numbers, noise=0, rounds=ROUNDS):
+    """|W - u v| of the last round in which S has as many numbers. noise:
+    relative, of what it begins at."""
     v = normal(w.shape[1], 1, "dsee.split")[None]
+    v = v * (1 + noise * np.cos(np.arange(v.size)))
     found = None
-    while True:
+    for _ in range(rounds):
         s = np.zeros_like(w)
         for _ in range(2):
             u = np.linalg.qr((w - s) @ v.T)[0]
@@ -40,6 +46,7 @@ def beside_low_rank(w, numbers):
         if len(v) + 5 >= min(w.shape):
             return found
         v = np.concatenate([v, np.linalg.qr(beside - s)[1][:5]])
+    return found
 
 
 def cut(scores, k):
@@ -101,10 +108,12 @@ class Changed:
     def place(self, support, numbers):
         """N_s near `numbers`; returns it."""
 
-        def of(k):
-            scores = [self.weight(t).double().numpy() for t in self.targets]
+        weights = [self.weight(t).double().numpy() for t in self.targets]
+
+        def of(k, noise=0):
+            scores = weights
             if support == "split":
-                scores = [beside_low_rank(w, k) for w in scores]
+                scores = [beside_low_rank(w, k, noise) for w in weights]
             cuts = [cut([-np.abs(s)], k) for s in scores]
             return k, [c[0][0] for c in cuts], min(c[1] for c in cuts)
 
@@ -112,6 +121,8 @@ class Changed:
             (of(k) for k in range(numbers, numbers + 6)), key=lambda f: f[2]
         )
         assert gap > GAP, gap
+        # The counter's normal numbers are exact to 3e-7.
+        assert all(map(np.array_equal, kept, of(k, 1e-5)[1]))
         for key, at in zip(self.targets, kept):
             index = torch.from_numpy(np.flatnonzero(at))
             self.places[key] = index
@@ -270,6 +281,8 @@ def make(name, model_name, targets, support="split", numbers=6, r=3, alpha=6.0,
     m = Changed(model_name, targets, r, alpha / r, len(name))
     numbers = m.place(support, numbers)
     config = {"r": r, "alpha": alpha, "sparse": numbers, "support": support}
+    if support == "split":
+        config["split_rounds"] = ROUNDS
     if given:
         config["target_modules"] = targets
     if prune:
@@ -287,10 +300,27 @@ def make(name, model_name, targets, support="split", numbers=6, r=3, alpha=6.0,
     m.write(name, config)
 
 
+def make_split(rounds, seed):
+    """Of a matrix with small numbers enough, and its transpose."""
+    g = torch.Generator().manual_seed(seed)
+    w = 0.02 * torch.randn(40, 30, generator=g)
+    out = {"w": w}
+    for name, m in (("tall", w), ("wide", w.T)):
+        m = m.double().numpy()
+        beside = beside_low_rank(m, 6, rounds=rounds)
+        off = beside_low_rank(m, 6, 1e-6, rounds) - beside
+        assert np.abs(off).max() < 1e-4 * beside.max(), np.abs(off).max()
+        out[name] = torch.from_numpy(beside).float()
+    folder = HERE / "dsee_split"
+    folder.mkdir(exist_ok=True)
+    write_golden(folder, out)
+
+
+make_split(3, 5)
 BERT = ("bert_classify", ["query", "value"])
 T5 = ("t5_tied", ["q", "v"])
 GPT2 = ("gpt2_lm", ["c_attn"])
-make("dsee_bart", "bart_text", ["q_proj", "v_proj"])
+make("dsee_bart", "bart_text", ["q_proj", "v_proj"], "magnitude")
 make("dsee_bert", *BERT)
 make("dsee_bert_pruned", *BERT, prune=("update", False, 0.3, 0.2))
 make("dsee_bert_units", *BERT, units=(1, 0.25))
@@ -301,7 +331,7 @@ make(
     ["query", "key", "intermediate.dense"], "magnitude",
     prune=("inverse_low_rank", False, 0.2, 0.4), given=True,
 )
-make("dsee_t5_pruned", *T5, prune=("sum", True, 0.3, 0.2))
+make("dsee_t5_pruned", *T5, "magnitude", alpha=3.0, prune=("sum", True, 0.3, 0.2))
 make("dsee_t5_units", "t5_gated", ["q", "v"], "magnitude", units=(1, 0.25))
 contract(
     "dsee_bert",
