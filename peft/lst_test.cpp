@@ -93,7 +93,7 @@ std::map<std::string, std::shared_ptr<Watch>> watch(Backbone& backbone) {
   std::map<std::string, std::shared_ptr<Watch>> out;
   for (std::size_t i = 0; i < backbone.sites().size(); ++i) {
     const Site& site = backbone.sites()[i];
-    if (site.kind != SiteKind::kTap) continue;
+    if (site.kind != SiteKind::kTap || site.name.ends_with("norm")) continue;
     out[site.name] = std::make_shared<Watch>();
     backbone.attach(static_cast<int>(i), out[site.name]);
   }

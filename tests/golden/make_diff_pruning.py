@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from common import HERE, write_golden
-from common_masks import Masked
+from common_masks import Masked, in_slot_order
 from common_peft import contract, load, summed_loss, write
 from common_random import MASK, make_key, mix64, uniform
 from safetensors.torch import load_file
@@ -39,7 +39,7 @@ class Gated:
 
     def __init__(self, model, exclude, start):
         self.model = model
-        params = dict(model.named_parameters())
+        params = in_slot_order(dict(model.named_parameters()))
         self.number = {n: i for i, n in enumerate(params)}
         self.head = {n: p for n, p in params.items() if "classifier" in n}
         self.rest = {
