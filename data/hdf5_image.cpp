@@ -51,8 +51,12 @@ Hdf5Image::Hdf5Image() {
   // Metadata of this version carries checksums.
   check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110),
         kWhere, "version");
+  // The same bytes whenever it is written: the root group too keeps no times.
+  const Properties creation(
+      check(H5Pcreate(H5P_FILE_CREATE), kWhere, "properties"));
+  check(H5Pset_obj_track_times(creation.get(), false), kWhere, "no times");
   file_.reset(
-      check(H5Fcreate("image", H5F_ACC_TRUNC, H5P_DEFAULT, access.get()),
+      check(H5Fcreate("image", H5F_ACC_TRUNC, creation.get(), access.get()),
             kWhere, "cannot begin"));
 }
 

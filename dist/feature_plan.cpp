@@ -11,8 +11,9 @@ constexpr std::int64_t kFileBytes = std::int64_t{32} << 20;
 constexpr std::int64_t kFewestFiles = 16;  // so that ranks can share them
 constexpr std::int64_t kLengthsAtOnce = 1 << 16;
 // Beside the numbers: HDF5's own of a file, key, source and offset of a record,
-// the checksum of a chunk of 64 KiB.
-constexpr double kFileOwn = 3000, kRecordOwn = 24, kChunks = 1 + 4.0 / 65536;
+// the checksum of a chunk.
+constexpr double kChunk = 65536;
+constexpr double kFileOwn = 2100, kRecordOwn = 24, kChunks = 1 + 4 / kChunk;
 
 std::int64_t tokens_of(const Sample& s) {
   return std::ssize(s.input) + std::ssize(s.target);
@@ -67,7 +68,10 @@ FeaturePlan plan_features(const Backbone& backbone, const Task& task,
                                (out.samples + kFewestFiles - 1) / kFewestFiles);
   const std::int64_t files =
       (out.samples + out.file_samples - 1) / out.file_samples;
-  out.bytes = std::llround(values + kFileOwn * static_cast<double>(files));
+  // A file's last chunk is as large as the others, its only one as its numbers.
+  double file = values / static_cast<double>(files);
+  if (file > kChunk) file = std::ceil(file / kChunk) * kChunk;
+  out.bytes = std::llround((file + kFileOwn) * static_cast<double>(files));
   return out;
 }
 

@@ -209,7 +209,7 @@ TEST(Masks, TheirDensityFallsByDrawings) {
                    {"density_start", 0.5},
                    {"remask_every", 4},
                    {"remask_until", 9}};
-    if (std::string(id) == "fish_mask") config["samples"] = 4;
+    if (std::string(id) == "fish_mask") config["samples"] = 3;
     const auto method = make_method(id, config);
     EXPECT_EQ(method->next_boundary(0), 4);
     EXPECT_EQ(method->next_boundary(4), 8);
