@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <new>
+#include <string>
 #include <utility>
 
 #include "data/hdf5_handles.h"
@@ -55,9 +57,12 @@ Hdf5Image::Hdf5Image() {
   const Properties creation(
       check(H5Pcreate(H5P_FILE_CREATE), kWhere, "properties"));
   check(H5Pset_obj_track_times(creation.get(), false), kWhere, "no times");
-  file_.reset(
-      check(H5Fcreate("image", H5F_ACC_TRUNC, creation.get(), access.get()),
-            kWhere, "cannot begin"));
+  // HDF5 tells files in memory apart by their names. Under the mutex.
+  static std::uint64_t number = 0;
+  const std::string name = std::to_string(number++);
+  file_.reset(check(
+      H5Fcreate(name.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()),
+      kWhere, "cannot begin"));
 }
 
 Hdf5Image::~Hdf5Image() {
