@@ -170,7 +170,7 @@ TEST_F(Estimate, LayersWithoutAModuleAreAKind) {
   EXPECT_EQ(plan.encoder.base, (std::vector<int>{0, 9, 23}));
   // Before the first that trains, behind it without a module and with one.
   EXPECT_EQ(plan.encoder.more.size(), 3u);
-  EXPECT_EQ(plan.decoder.base, (std::vector<int>{0, 3, 23}));
+  EXPECT_EQ(plan.decoder.base, (std::vector<int>{0, 3, 15}));
   EXPECT_EQ(plan.decoder.more.size(), 3u);
   expect_affine(run, foreseen);
 }

@@ -1,6 +1,7 @@
 // What a cache of features is said to take, against one that was filled.
 #include "launch/estimate/features.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -24,9 +25,10 @@ class FeaturesOfARun : public ::testing::Test {
     std::ofstream(folder_ / "run.yaml")
         << "model: {config: " << folder_ / "config.json"
         << "}\ntask: {kind: text_to_text}\ndata: {batch_size: 5}\npeft:\n  - "
-        << peft << "\ntrain: {steps: 30, threads: 1}\ncache: {path: "
-        << folder_ / "deep/down/cache"
-        << "}\n";
+        << peft << "\ntrain: {steps: 30, threads: 1}\n"
+        << (disk ? fmt::format("cache: {{path: {}}}\n",
+                               folder_ / "deep/down/cache")
+                 : "");
     OpenRun run = open_run(load_run_config(folder_ / "run.yaml", {}),
                            Need::kNothing, Need::kNothing, *comm_);
     if (data) run.train = trial::make_folder(60, true);

@@ -104,12 +104,21 @@ def make(name, model_name, exclude, structured, seed, step):
     for noisy in ((seed, step), None):
         for p in m.trained.values():
             p.grad = None
-        logits = m.run(batch, m.weights(noisy)).logits
+        weights = m.weights(noisy)
+        for w in weights.values():
+            w.retain_grad()
+        logits = m.run(batch, weights).logits
         summed_loss(logits, batch["labels"]).backward()
         if noisy:
             more["noisy_logits"] = logits
             for n, p in m.trained.items():
                 more["noisy_grad." + n] = p.grad.clone()
+    # Every number of a tensor has a part in its gate's gradient, and parts of
+    # either sign may leave little; the rounding error is theirs.
+    for n, a in m.shared.items():
+        (slope,) = torch.autograd.grad(gate(a), a)
+        parts = weights[n].grad * (m.values[n] - m.rest[n]) * gate(m.gates[n])
+        more["scale.diff_pruning.tensor_gate." + n] = (parts * slope).norm()
     write(
         name,
         model_name,
