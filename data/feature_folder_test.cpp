@@ -135,7 +135,7 @@ TEST(FeatureFolder, ASampleOfOtherDataIsNotThere) {
     EXPECT_THAT(e.what(), HasSubstr("has no features of sample 123456789"));
   }
   Sample task = samples()->read(0, 1)[0];
-  task.salt = 5;  // of another task of the run
+  task.salt = std::uint64_t{5} << 40;  // of another task of the run
   EXPECT_THROW(folder.add_to(task), UsageError);
 }
 
