@@ -2,12 +2,17 @@
 // file as a folder, and what a run made of the delta.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "dist/testing.h"
 #include "models/safetensors.h"
+#include "tests/harness/golden.h"
 
 namespace thinwire::trial {
 
@@ -35,6 +40,38 @@ inline std::shared_ptr<const ShardFolder> golden_folder(
   index.vocab_size = 37;
   index.max_input = ids.size(1);
   return std::make_shared<MemoryFolder>(std::move(samples), index);
+}
+
+// By entry: values, and what they are of its tensor (whole: undefined).
+using Trained = std::map<std::string, std::pair<at::Tensor, at::Tensor>>;
+
+// Keeps in `out` what the delta holds after the run's step `last`.
+inline void keep_after(std::int64_t last, Recorder& seen, Trained& out) {
+  seen.on_step = [last, &seen, &out](const StepRecord& r) {
+    if (r.step < last) return;
+    const Delta& d = *seen.delta;
+    for (const DeltaEntry& e : d.entries()) {
+      out[e.name] = {d.values().narrow(0, e.offset, e.count).clone(), e.index};
+    }
+  };
+}
+
+// The file's `final.NAME` and `index.NAME`, all of them and no others.
+inline void expect_final(const SafetensorsFile& file, const Trained& trained) {
+  std::size_t expected = 0;
+  for (const std::string& name : file.names()) {
+    expected += name.starts_with("final.");
+  }
+  EXPECT_EQ(trained.size(), expected);
+  for (const auto& [name, entry] : trained) {
+    const auto& [values, index] = entry;
+    ASSERT_TRUE(file.contains("final." + name)) << name;
+    const at::Tensor want = file.tensor("final." + name);
+    EXPECT_TRUE(golden_close(name, values.view(want.sizes()), want, 2e-5));
+    if (index.defined()) {
+      EXPECT_TRUE(index.equal(file.tensor("index." + name))) << name;
+    }
+  }
 }
 
 }  // namespace thinwire::trial

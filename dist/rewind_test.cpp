@@ -49,15 +49,8 @@ void train_and_compare(Communicator& comm) {
   run.options.lr = 0.2;
   run.options.warmup = 1;
   run.options.clip = 0.5;
-  const Recorder* recorder = &seen;
-  std::map<std::string, std::pair<at::Tensor, at::Tensor>> last;
-  seen.on_step = [&](const StepRecord& r) {
-    if (r.step < kSteps) return;
-    const Delta& d = *recorder->delta;
-    for (const DeltaEntry& e : d.entries()) {
-      last[e.name] = {d.values().narrow(0, e.offset, e.count).clone(), e.index};
-    }
-  };
+  Trained last;
+  keep_after(kSteps, seen, last);
   run_training(run);
 
   EXPECT_EQ(seen.phases, std::vector<std::int64_t>{kFull});
@@ -70,20 +63,7 @@ void train_and_compare(Communicator& comm) {
     const double norm = norms[i].item<double>();
     EXPECT_NEAR(s.grad_norm, norm, 1e-4 * norm) << "step " << s.step;
   }
-  std::size_t expected = 0;
-  for (const std::string& name : file.names()) {
-    expected += name.starts_with("final.");
-  }
-  EXPECT_EQ(last.size(), expected);
-  for (const auto& [name, trained] : last) {
-    const auto& [values, index] = trained;
-    ASSERT_TRUE(file.contains("final." + name)) << name;
-    const at::Tensor want = file.tensor("final." + name);
-    EXPECT_TRUE(golden_close(name, values.view(want.sizes()), want, 2e-5));
-    if (index.defined()) {
-      EXPECT_TRUE(index.equal(file.tensor("index." + name))) << name;
-    }
-  }
+  expect_final(file, last);
 }
 
 TEST(Rewind, AgreesWithPyTorchOnAnyRanks) {

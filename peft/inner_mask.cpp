@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "models/parameters.h"
-#include "peft/fisher.h"
 #include "peft/kept_numbers.h"
 #include "peft/method_tools.h"
 
