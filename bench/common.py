@@ -86,18 +86,29 @@ def read_metrics(folder):
         return [json.loads(line) for line in f]
 
 
+def mpirun(arguments, log):
+    """The program on two ranks, from the root, with what it prints in a file."""
+    with open(log, "w", encoding="utf-8") as f:
+        subprocess.run(["mpirun", "-np", "2", "--bind-to", "none", "--mca",
+                        "mpi_yield_when_idle", "1", BINARY, *arguments],
+                       env=mpi_environment(), cwd=ROOT, check=True,
+                       stdout=f, stderr=subprocess.STDOUT)
+
+
 def train(config, folder, *changes):
     """Trains a config on two ranks into a folder, emptied, with what they print
     in FOLDER.log; the metrics' lines."""
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(os.path.dirname(folder), exist_ok=True)
-    with open(folder + ".log", "w", encoding="utf-8") as log:
-        subprocess.run(["mpirun", "-np", "2", "--bind-to", "none", "--mca",
-                        "mpi_yield_when_idle", "1", BINARY, "train", config,
-                        "train.threads=1", *changes, f"output={folder}"],
-                       env=mpi_environment(), cwd=ROOT, check=True,
-                       stdout=log, stderr=subprocess.STDOUT)
+    mpirun(["train", config, "train.threads=1", *changes, f"output={folder}"],
+           folder + ".log")
     return read_metrics(folder)
+
+
+def markdown(rows):
+    """Lines of a table whose first row is its head."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def write_between(page, name, text):

@@ -5,9 +5,9 @@
 
 MiniLM-L6 on SST-2, RTE and CoLA (FOLDER/{sst2,rte,cola}/{train,dev}.tsv), two
 ranks, steps of 32. Masks of the densities of Sung et al. 2021, sec. 4.1; the
-head trains in every run and counts against the density. Each method at the
-better of --rates learning rates, by the first seed's evaluation, as in a search
-that every method is granted alike. The metric is GLUE's own: accuracy, and
+head trains in every run and counts against the density. Each method at the best
+of --rates learning rates, by the first seed's evaluation, as in a search that
+every method is granted alike; full fine-tuning at a tenth of them. The metric is GLUE's own: accuracy, and
 Matthews' correlation for CoLA, of up to --eval-samples of the development set.
 
 Writes bench/results/glue_masks.json and the table between the marks in
@@ -15,14 +15,13 @@ docs/methods.md. Runs that the result file has already are not repeated.
 """
 
 import argparse
-import json
 import os
 import subprocess
 
-from common import (ROOT, VENV, machine, save, train, write_between)
+from common import ROOT, VENV, markdown, table, train, write_between
+from kept_runs import KeptRuns
 from sst2_grid import minilm
 
-NAME = "glue_masks.json"
 WORK = os.path.join(ROOT, "build", "bench", "glue")
 PAGE = os.path.join(ROOT, "docs", "methods.md")
 TASKS = {  # columns, how the file is read, GLUE's metric
@@ -43,7 +42,7 @@ METHODS = {
     "head alone": ["{method: head}"],
     "full fine-tuning": ["{method: full}"],
 }
-RATES = {"full fine-tuning": [1e-4, 3e-4]}
+RATE_SHARES = {"full fine-tuning": 0.1}
 
 
 def prepare(glue, task, model):
@@ -61,19 +60,18 @@ def prepare(glue, task, model):
 
 class Runs:
     def __init__(self, args, model):
-        self.args, self.model, self.done = args, model, []
-        path = os.path.join(ROOT, "bench", "results", NAME)
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                self.done = json.load(f)["runs"]
+        self.args, self.model = args, model
+        self.kept = KeptRuns("glue_masks.json", arguments=vars(args),
+                             methods=METHODS)
 
     def score(self, task, method, rate, seed):
-        key = dict(task=task, method=method, rate=rate, seed=seed,
-                   steps=self.args.steps, samples=self.args.eval_samples)
-        for r in self.done:
-            if all(r[k] == key[k] for k in key):
-                return r
-        folder = os.path.join(WORK, "run")
+        return self.kept.get(
+            dict(task=task, method=method, rate=rate, seed=seed,
+                 steps=self.args.steps, samples=self.args.eval_samples),
+            lambda: self.train(task, method, rate, seed))
+
+    def train(self, task, method, rate, seed):
+        steps = self.args.steps
         config = os.path.join(WORK, "run.yaml")
         with open(config, "w", encoding="utf-8") as f:
             f.write(f"""
@@ -81,29 +79,25 @@ model: {{path: {self.model}}}
 task: {{kind: classify, labels: 2, head_seed: {seed}}}
 data: {{train: {WORK}/{task}/train, eval: {WORK}/{task}/eval, batch_size: 16, seed: {seed}}}
 peft: [{", ".join(METHODS[method])}]
-train: {{steps: {self.args.steps}, lr: {rate}, warmup: {self.args.steps // 10},
-         schedule: linear, eval_samples: {self.args.eval_samples},
-         eval_batch_size: 64, seed: {seed}}}
+train: {{steps: {steps}, lr: {rate}, warmup: {steps // 10}, schedule: linear,
+         eval_samples: {self.args.eval_samples}, eval_batch_size: 64, seed: {seed}}}
 """)
-        lines = train(config, folder)
+        lines = train(config, os.path.join(WORK, "run"))
         metrics = [l for l in lines if l["event"] == "eval"][-1]["metrics"]
         summary = next(l for l in lines if l["event"] == "summary")
-        run = dict(key, score=metrics[TASKS[task][2]], metrics=metrics,
-                   trainable=summary["trainable_parameters"],
-                   total=summary["total_parameters"])
-        self.done.append(run)
-        print(f"{task} {method} at {rate:g}, seed {seed}: {run['score']:.4f}",
+        score = metrics[TASKS[task][2]]
+        print(f"{task} {method} at {rate:g}, seed {seed}: {score:.4f}",
               flush=True)
-        save(NAME, dict(machine=machine(), arguments=vars(self.args),
-                        methods=METHODS, runs=self.done))
-        return run
+        return dict(score=score, metrics=metrics,
+                    trainable=summary["trainable_parameters"],
+                    total=summary["total_parameters"])
 
 
 def best(runs, task, method):
     """(mean over the seeds, all of them, a run) at the better rate."""
-    rates = RATES.get(method, runs.args.rates)
-    first = [runs.score(task, method, rate, runs.args.seeds[0])
-             for rate in rates]
+    share = RATE_SHARES.get(method, 1)
+    first = [runs.score(task, method, share * rate, runs.args.seeds[0])
+             for rate in runs.args.rates]
     chosen = max(first, key=lambda r: r["score"])
     scores = [runs.score(task, method, chosen["rate"], seed)["score"]
               for seed in runs.args.seeds]
@@ -111,8 +105,7 @@ def best(runs, task, method):
 
 
 def rows(runs):
-    yield "| trains | share | " + " | ".join(TASKS) + " | mean |"
-    yield "|---|---|" + "---|" * len(TASKS) + "---|"
+    yield ("trains", "share", *TASKS, "mean")
     for method in METHODS:
         found = [best(runs, task, method) for task in TASKS]
         share = 100 * found[0][2]["trainable"] / found[0][2]["total"]
@@ -122,8 +115,7 @@ def rows(runs):
                       if len(scores) > 1 else "")
             cells.append(f"{mean:.3f}{spread}")
         mean = sum(f[0] for f in found) / len(found)
-        yield (f"| {method} | {share:.2f} % | " + " | ".join(cells) +
-               f" | {mean:.3f} |")
+        yield (method, f"{share:.2f} %", *cells, f"{mean:.3f}")
 
 
 def numbers(kind):
@@ -142,10 +134,15 @@ def main():
     model = minilm()
     for task in TASKS:
         prepare(args.glue, task, model)
-    runs = Runs(args, model)
-    write_between(PAGE, "glue masks", "\n".join([
-        "", "On GLUE, MiniLM-L6, two ranks, each at the better of two learning "
-        "rates", "(`bench/glue_masks.py`):", "", *rows(runs), ""]))
+    found = list(rows(Runs(args, model)))
+    table(found)
+    rates = " or ".join(f"{r:g}" for r in args.rates)
+    said = (f"On GLUE, MiniLM-L6, two ranks, {args.steps} steps of 32, learning "
+            f"rate {rates}" +
+            (", the better" if len(args.rates) > 1 else "") +
+            " (`bench/glue_masks.py`):")
+    write_between(PAGE, "glue masks",
+                  "\n".join(["", said, "", *markdown(found), ""]))
 
 
 if __name__ == "__main__":

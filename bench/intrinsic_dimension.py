@@ -21,7 +21,8 @@ import json
 import os
 import subprocess
 
-from common import ROOT, machine, save, table, train, write_between
+from common import ROOT, markdown, table, train, write_between
+from kept_runs import KeptRuns
 
 KINDS = {  # by the ends of their names
     "query": r"attention\.self\.query",
@@ -30,7 +31,6 @@ KINDS = {  # by the ends of their names
     "attention output": r"attention\.output\.dense",
     "feed-forward": r"\d+\.(intermediate|output)\.dense",
 }
-NAME = "intrinsic_dimension.json"
 FOLDER = os.path.join(ROOT, "runs", "intrinsic_dimension")
 PAGE = os.path.join(ROOT, "docs", "methods.md")
 SHARE = 0.9
@@ -43,20 +43,20 @@ def targets(kinds):
 
 class Runs:
     def __init__(self, args):
-        self.args, self.done = args, []
-        path = os.path.join(ROOT, "bench", "results", NAME)
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                self.done = json.load(f)["runs"]
+        self.args = args
+        self.kept = KeptRuns("intrinsic_dimension.json", arguments=vars(args),
+                             kinds=KINDS)
 
     def accuracy(self, what, config, *changes):
         """Of a run after --steps, by what trains."""
-        steps, seed = self.args.steps, self.args.seed
         changes = [*self.args.more, *changes]
-        key = dict(what=what, steps=steps, seed=seed, changes=changes)
-        for r in self.done:
-            if all(r[k] == key[k] for k in key):
-                return r["accuracy"]
+        return self.kept.get(
+            dict(what=what, steps=self.args.steps, seed=self.args.seed,
+                 changes=changes),
+            lambda: self.train(what, config, changes))["accuracy"]
+
+    def train(self, what, config, changes):
+        steps, seed = self.args.steps, self.args.seed
         lines = train(os.path.join("configs", config),
                       os.path.join(FOLDER, what.replace(" ", "_")),
                       f"train.steps={steps}", f"train.warmup={steps // 10}",
@@ -64,14 +64,11 @@ class Runs:
                       f"data.seed={seed}", *changes)
         got = [l for l in lines if l["event"] == "eval"][-1]
         summary = next(l for l in lines if l["event"] == "summary")
-        self.done.append(dict(
-            key, accuracy=got["metrics"]["accuracy"],
-            trainable=summary["trainable_parameters"],
-            seconds=summary["seconds"]))
-        print(f"{what}: {self.done[-1]['accuracy']:.4f}", flush=True)
-        save(NAME, dict(machine=machine(), arguments=vars(self.args),
-                        kinds=KINDS, runs=self.done))
-        return self.done[-1]["accuracy"]
+        accuracy = got["metrics"]["accuracy"]
+        print(f"{what}: {accuracy:.4f}", flush=True)
+        return dict(accuracy=accuracy,
+                    trainable=summary["trainable_parameters"],
+                    seconds=summary["seconds"])
 
 
 def search(runs, kind, dimensions, wanted):
@@ -152,10 +149,8 @@ def main():
     print(said)
     if picked:
         print("config:", os.path.relpath(write_config(picked), ROOT))
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
     write_between(PAGE, "intrinsic dimension",
-                  "\n".join([*lines, "", said]))
+                  "\n".join([*markdown(rows), "", said]))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ ROWS = {
     "sparse": (sparse, "SparseAdapter against the dense adapter", 3),
     "text": (text, "LoRA on SST-2 and RTE against length groups", 5),
     "memory": (memory, "peak memory, T5-base, dropout 0.1", 12),
-    "side": (side, "a network beside T5-base against full fine-tuning", 6),
+    "side": (side, "a network beside T5-base against full fine-tuning", 8),
     "cache": (cache, "a side network fed from a cache of features", 9),
 }
 
