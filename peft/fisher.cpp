@@ -1,10 +1,9 @@
 #include "peft/fisher.h"
 
-#include <ATen/ops/zeros.h>
-
 #include <memory>
 
 #include "models/scored_weight.h"
+#include "peft/mask_selection.h"
 
 namespace thinwire {
 namespace {
@@ -40,29 +39,36 @@ class Scored {
   std::vector<std::shared_ptr<ScoredWeight>> weights_;
 };
 
+// by_slot(), in the weights' shapes.
+std::vector<at::Tensor> in_shape(const at::Tensor& numbers,
+                                 const Backbone& backbone,
+                                 std::span<const int> slots) {
+  auto out = by_slot(numbers, backbone, slots);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    out[i] = out[i].view(backbone.parameters().slot(slots[i]).frozen.sizes());
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
                                       std::span<const int> slots,
                                       Scoring& scoring, std::int64_t samples,
                                       Scoring::Labels labels) {
-  std::vector<at::Tensor> scores;
-  for (const int slot : slots) {
-    const at::Tensor& weight = backbone.parameters().slot(slot).frozen;
-    scores.push_back(
-        at::zeros(weight.sizes(), weight.options().dtype(at::kFloat)));
-  }
+  const Parameters& p = backbone.parameters();
+  at::Tensor scores = empty_numbers(backbone, slots, p.device()).zero_();
   {
-    Scored scored(backbone.parameters(), slots, scores);
+    Scored scored(p, slots, in_shape(scores, backbone, slots));
     scoring.for_each_batch(samples, labels,
                            [&](std::span<const double> weights,
                                const std::function<void()>& backward) {
                              scored.pass(weights, backward);
                            });
   }
-  for (at::Tensor& score : scores) score = score.cpu();
-  scoring.sum_over_ranks(scores);
-  return scores;
+  scores = scores.cpu();
+  scoring.sum_over_ranks({&scores, 1});
+  return in_shape(scores, backbone, slots);
 }
 
 }  // namespace thinwire

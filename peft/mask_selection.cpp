@@ -147,15 +147,33 @@ std::vector<at::Tensor> read_mask(std::string_view method,
   return out;
 }
 
+at::Tensor empty_numbers(const Backbone& backbone, std::span<const int> slots,
+                         at::Device device) {
+  std::int64_t n = 0;
+  for (const int slot : slots) {
+    n += backbone.parameters().slot(slot).frozen.numel();
+  }
+  return at::empty({n}, at::TensorOptions(device).dtype(at::kFloat));
+}
+
+std::vector<at::Tensor> by_slot(const at::Tensor& numbers,
+                                const Backbone& backbone,
+                                std::span<const int> slots) {
+  std::vector<at::Tensor> out;
+  std::int64_t begin = 0;
+  for (const int slot : slots) {
+    const std::int64_t n = backbone.parameters().slot(slot).frozen.numel();
+    out.push_back(numbers.narrow(0, begin, n));
+    begin += n;
+  }
+  return out;
+}
+
 std::vector<at::Tensor> initial_numbers(const Backbone& backbone,
                                         std::span<const int> slots) {
-  std::vector<at::Tensor> out;
-  for (const int slot : slots) {
-    out.push_back(backbone.parameters()
-                      .initial(slot)
-                      .to(at::kCPU, at::kFloat, /*non_blocking=*/false,
-                          /*copy=*/true)
-                      .view({-1}));
+  auto out = by_slot(empty_numbers(backbone, slots), backbone, slots);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    out[i].copy_(backbone.parameters().initial(slots[i]).view({-1}));
   }
   return out;
 }

@@ -49,8 +49,17 @@ std::vector<at::Tensor> read_mask(std::string_view method,
                                   const Backbone& backbone,
                                   std::span<const int> slots, bool exact);
 
+// As many fp32 numbers as the slots have, uninitialised, and views of such ones
+// slot by slot, flat. One block: the allocator would round each of hundreds up,
+// which comes to several per cent.
+at::Tensor empty_numbers(const Backbone& backbone, std::span<const int> slots,
+                         at::Device device = at::kCPU);
+std::vector<at::Tensor> by_slot(const at::Tensor& numbers,
+                                const Backbone& backbone,
+                                std::span<const int> slots);
+
 // Copies of the slots' numbers as training would begin from them, fp32 in the
-// CPU's memory, flat; their magnitudes.
+// CPU's memory, flat, in one block; their magnitudes.
 std::vector<at::Tensor> initial_numbers(const Backbone& backbone,
                                         std::span<const int> slots);
 std::vector<at::Tensor> magnitudes(const Backbone& backbone,

@@ -67,6 +67,20 @@ TEST(MaskSelection, DealsByScore) {
   EXPECT_TRUE(owners[2].equal(ints({0, 1, 0})));
 }
 
+TEST(MaskSelection, NumbersOfSlotsAreOneBlock) {
+  Tiny tiny("bert_classify");
+  const Parameters& p = tiny.backbone->parameters();
+  const std::vector<int> slots{0, 2, p.require("bert.pooler.dense.weight")};
+  const auto numbers = initial_numbers(*tiny.backbone, slots);
+  ASSERT_EQ(numbers.size(), slots.size());
+  const auto* next = numbers[0].const_data_ptr<float>();
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    EXPECT_EQ(numbers[i].const_data_ptr<float>(), next);
+    EXPECT_TRUE(numbers[i].equal(p.slot(slots[i]).frozen.flatten()));
+    next += numbers[i].numel();
+  }
+}
+
 // Every mask of the backbone's own numbers.
 class Masks : public ::testing::TestWithParam<const char*> {
  protected:

@@ -169,9 +169,9 @@ class DiffPruning : public MaskedMethod {
                     kId, context.step);
     std::vector<at::Tensor> out = initial_numbers(backbone, slots);
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      out[i] = before_cut(*context.ended, backbone, slots[i], out[i])
-                   .sub_(out[i])
-                   .abs_();
+      out[i].copy_(before_cut(*context.ended, backbone, slots[i], out[i])
+                       .sub_(out[i])
+                       .abs_());
     }
     return out;
   }

@@ -7,8 +7,6 @@
 // Philox4x32-10 at counter i / 4, key (seed, Purpose::kMask, step of the
 // drawing), so that a mask is known wherever its seed is, and excluding a
 // tensor moves no other's scores.
-#include <ATen/ops/empty.h>
-
 #include <bit>
 #include <optional>
 
@@ -56,28 +54,24 @@ class RandomMask : public MaskedMethod {
     const PhiloxKey key = make_key(seed_.value_or(context.seed), Purpose::kMask,
                                    static_cast<std::uint64_t>(context.step));
     const Parameters& p = backbone.parameters();
-    std::vector<at::Tensor> out;
+    auto out = by_slot(empty_numbers(backbone, slots), backbone, slots);
     std::uint64_t begin = 0;
-    auto wanted = slots.begin();
-    for (int i = 0; i < p.size() && wanted != slots.end(); ++i) {
+    std::size_t next = 0;
+    for (int i = 0; i < p.size() && next < slots.size(); ++i) {
       const Parameters::Slot& slot = p.slot(i);
       if (slot.head || slot.buffer) continue;
-      if (i == *wanted) {
-        out.push_back(draw(key, begin, slot.frozen.numel()));
-        ++wanted;
-      }
+      if (i == slots[next]) draw(key, begin, out[next++]);
       begin += static_cast<std::uint64_t>(slot.frozen.numel());
     }
     return out;
   }
 
  private:
-  // Of the n numbers from `begin` on.
-  static at::Tensor draw(PhiloxKey key, std::uint64_t begin, std::int64_t n) {
-    at::Tensor out = at::empty({n}, at::kFloat);
-    auto* score = out.mutable_data_ptr<float>();
+  // Of the numbers from `begin` on.
+  static void draw(PhiloxKey key, std::uint64_t begin, at::Tensor& scores) {
+    auto* score = scores.mutable_data_ptr<float>();
     PhiloxBlock block{};
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t i = 0; i < scores.numel(); ++i) {
       const std::uint64_t at = begin + static_cast<std::uint64_t>(i);
       if (i == 0 || at % 4 == 0) {
         block = philox(key, {static_cast<std::uint32_t>(at / 4),
@@ -85,7 +79,6 @@ class RandomMask : public MaskedMethod {
       }
       score[i] = finite(block[at % 4]);
     }
-    return out;
   }
 
   std::optional<std::uint64_t> seed_;
