@@ -14,17 +14,17 @@
 
 namespace thinwire {
 
-ScoredPass::ScoredPass() : leaf(at::zeros({}, at::kFloat)) {
+ScoredPass::ScoredPass(bool squared)
+    : squared(squared), leaf(at::zeros({}, at::kFloat)) {
   leaf.requires_grad_(true);
 }
 
-ScoredWeight::ScoredWeight(at::Tensor squares,
+ScoredWeight::ScoredWeight(at::Tensor sums,
                            std::shared_ptr<const ScoredPass> pass)
-    : squares_(std::move(squares)), pass_(std::move(pass)) {
-  THINWIRE_ASSERT(
-      squares_.is_contiguous() && squares_.scalar_type() == at::kFloat,
-      "squares are contiguous fp32, not {}",
-      c10::toString(squares_.scalar_type()));
+    : sums_(std::move(sums)), pass_(std::move(pass)) {
+  THINWIRE_ASSERT(sums_.is_contiguous() && sums_.scalar_type() == at::kFloat,
+                  "sums are contiguous fp32, not {}",
+                  c10::toString(sums_.scalar_type()));
 }
 
 at::Tensor ScoredWeight::product(const at::Tensor& y, const at::Tensor& x,
@@ -80,7 +80,7 @@ at::Tensor ScoredWeight::scaled(const at::Tensor& y,
 WatchedWeight::Sampled ScoredWeight::sampled(at::ScalarType type,
                                              const Layout& layout) {
   if (!at::GradMode::is_enabled()) return {};
-  // Blocks are parts of one gradient, so finish() squares their sum.
+  // Blocks are parts of one gradient: finish() squares their sum.
   uses_ += 2;
   const auto add = [self = shared_from_this(), type, all = layout.offsets](
                        at::Tensor&, const LossRows& block) {
@@ -100,49 +100,55 @@ WatchedWeight::Sampled ScoredWeight::sampled(at::ScalarType type,
 at::Tensor ScoredWeight::other(
     const at::Tensor& y,
     std::function<at::Tensor(const at::Tensor& dy)> gradient) {
-  return tap_gradient(
-      y, pass_->leaf,
-      [self = shared_from_this(),
-       gradient = std::move(gradient)](const at::Tensor& dy) {
-        const at::Tensor sums = gradient(dy);
-        self->sums_ = self->sums_.defined() ? self->sums_.add(sums) : sums;
-      });
+  return tap_gradient(y, pass_->leaf,
+                      [self = shared_from_this(),
+                       gradient = std::move(gradient)](const at::Tensor& dy) {
+                        const at::Tensor each = gradient(dy);
+                        at::Tensor& others = self->others_;
+                        others = others.defined() ? others.add(each) : each;
+                      });
 }
 
 void ScoredWeight::use(WeightUse use) {
+  if (!pass_->squared) return add_gradients(sums_, {&use, 1});
   // The only one need not be kept.
   if (uses_ == 1)
-    return add_squared_gradients(squares_, {&use, 1}, pass_->weights);
+    return add_squared_gradients(sums_, {&use, 1}, pass_->weights);
   kept_.push_back(std::move(use));
 }
 
 void ScoredWeight::finish() {
-  if (!kept_.empty()) add_squared_gradients(squares_, kept_, pass_->weights);
+  if (!kept_.empty()) add_squared_gradients(sums_, kept_, pass_->weights);
   kept_.clear();
   uses_ = 0;
-  if (!sums_.defined()) return;
-  const std::int64_t n = squares_.numel();
-  const at::Tensor sums = sums_.contiguous();
-  THINWIRE_ASSERT(
-      sums.numel() == n * static_cast<std::int64_t>(pass_->weights.size()),
-      "{} sums of {} numbers, {} weights", sums.numel(), n,
-      pass_->weights.size());
-  if (plain_twin(sums)) {
-    const at::Tensor each =
-        sums.view({static_cast<std::int64_t>(pass_->weights.size()), n});
-    for (std::size_t b = 0; b < pass_->weights.size(); ++b) {
-      const at::Tensor own = each.select(0, static_cast<std::int64_t>(b));
-      squares_.view({n}).addcmul_(own, own, pass_->weights[b]);
-    }
-    sums_.reset();
+  if (!others_.defined()) return;
+  const auto batch = static_cast<std::int64_t>(pass_->weights.size());
+  THINWIRE_ASSERT(others_.numel() == batch * sums_.numel(),
+                  "{} gradients of {} numbers, {} weights", others_.numel(),
+                  sums_.numel(), batch);
+  add(others_.contiguous().view({batch, sums_.numel()}));
+  others_.reset();
+}
+
+void ScoredWeight::add(const at::Tensor& each) {
+  const std::int64_t n = sums_.numel();
+  at::Tensor sums = sums_.view({n});
+  if (!pass_->squared) {
+    sums.add_(each.sum(0));
     return;
   }
-  const auto* sum = sums.const_data_ptr<float>();
-  for (const float weight : pass_->weights) {
-    add_squares(squares_.mutable_data_ptr<float>(), sum, n, weight);
-    sum += n;
+  if (plain_twin(each)) {
+    for (std::size_t b = 0; b < pass_->weights.size(); ++b) {
+      const at::Tensor own = each.select(0, static_cast<std::int64_t>(b));
+      sums.addcmul_(own, own, pass_->weights[b]);
+    }
+    return;
   }
-  sums_.reset();
+  const auto* own = each.const_data_ptr<float>();
+  for (const float weight : pass_->weights) {
+    add_squares(sums.mutable_data_ptr<float>(), own, n, weight);
+    own += n;
+  }
 }
 
 }  // namespace thinwire

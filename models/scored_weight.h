@@ -1,6 +1,7 @@
-// A frozen weight whose gradient is wanted squared, each sequence's own, and
-// never as such (Fisher scores): the backbone runs a whole batch, and backward
-// adds to the squares what each use contributes.
+// A frozen weight that a sum of gradients scores: of each sequence's own,
+// squared (Fisher), or of all as they are. The backbone runs a whole batch, and
+// backward adds to the sums what each use contributes; a matrix has no gradient
+// beside them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,17 +18,19 @@ namespace thinwire {
 
 // What the scored weights of a pass share.
 struct ScoredPass {
-  ScoredPass();
+  explicit ScoredPass(bool squared);
+  const bool squared;
   at::Tensor leaf;             // requires grad, gets none: backward goes on to
                                // the first use of a scored weight
-  std::vector<float> weights;  // [B] of the sequences; set before backward
+  std::vector<float> weights;  // [B] of the sequences' squares; set before
+                               // backward
 };
 
 class ScoredWeight : public WatchedWeight,
                      public std::enable_shared_from_this<ScoredWeight> {
  public:
-  // squares: contiguous fp32 of the weight's shape, added to.
-  ScoredWeight(at::Tensor squares, std::shared_ptr<const ScoredPass> pass);
+  // sums: contiguous fp32 of the weight's shape, added to.
+  ScoredWeight(at::Tensor sums, std::shared_ptr<const ScoredPass> pass);
 
   at::Tensor product(const at::Tensor& y, const at::Tensor& x,
                      at::ScalarType type, const Layout& layout,
@@ -48,12 +51,13 @@ class ScoredWeight : public WatchedWeight,
 
  private:
   void use(WeightUse use);
+  void add(const at::Tensor& each);  // [B, numbers]
 
-  at::Tensor squares_;
+  at::Tensor sums_;
   std::shared_ptr<const ScoredPass> pass_;
   int uses_ = 0;                 // matrix uses in this pass's forward
-  std::vector<WeightUse> kept_;  // if more than one
-  at::Tensor sums_;              // [B, numbers]: gradients of other uses
+  std::vector<WeightUse> kept_;  // if more than one, to be squared
+  at::Tensor others_;            // [B, numbers]: gradients of other uses
 };
 
 }  // namespace thinwire

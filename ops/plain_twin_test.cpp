@@ -71,6 +71,8 @@ TEST(PlainTwin, SquaredGradients) {
       add_squared_gradients(squares, uses, weights);
       squares.div_(10);
     });
+    expect_alike(normal("g", {8, 6}),
+                 [&](at::Tensor& sums) { add_gradients(sums, uses); });
   }
   expect_alike(at::zeros({3, 8}), [&](at::Tensor& sums) {
     sums.copy_(sequence_sums(product.dy, product.offsets));

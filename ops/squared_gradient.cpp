@@ -82,12 +82,14 @@ void multiply(float* out, std::int64_t row_out, const float* a,
   add_outer(out, row_out, a, row_a, m, b, row_b, n, k);
 }
 
-// Everything about one call that its tiles share.
+// Everything about one call that its tiles share. Not squared: the gradients
+// are added as they are, weights aside.
 class Pass {
  public:
-  Pass(float* squares, std::int64_t m, std::int64_t n,
-       std::span<const WeightUse> uses, std::span<const float> weights)
-      : squares_(squares), m_(m), n_(n), weights_(weights) {
+  Pass(float* sums, std::int64_t m, std::int64_t n,
+       std::span<const WeightUse> uses, std::span<const float> weights,
+       bool squared)
+      : sums_(sums), m_(m), n_(n), weights_(weights), squared_(squared) {
     for (const WeightUse& use : uses) {
       THINWIRE_ASSERT(use.offsets.size() == weights.size() + 1 &&
                           use.dy.size(0) == use.offsets.back() &&
@@ -162,8 +164,18 @@ class Pass {
            ++i) {
         add_row(sum.get(), looked_up_[i].dy, n_);
       }
-      square_into(squares_ + first.row * n_, sum.get(), n_,
-                  weights_[static_cast<std::size_t>(first.sequence)]);
+      add(first.row * n_, sum.get(), n_,
+          static_cast<std::size_t>(first.sequence));
+    }
+  }
+
+  // n numbers of sequence b's gradient.
+  void add(std::int64_t at, const float* grads, std::int64_t n,
+           std::size_t b) const {
+    if (squared_) {
+      square_into(sums_ + at, grads, n, weights_[b]);
+    } else {
+      add_row(sums_ + at, grads, n);
     }
   }
 
@@ -205,14 +217,14 @@ class Pass {
                 float* grads, const float* packed) const {
     auto next = looked_up.begin();
     for (std::size_t b = 0; b < weights_.size(); ++b) {
-      bool add = false;
+      bool more = false;
       for (const Products& p : products_) {
         const std::int64_t length = p.offsets[b + 1] - p.offsets[b];
         multiply(grads, t.columns, packed, length, t.rows,
                  p.x + p.offsets[b] * p.row_x + t.column, p.row_x, t.columns,
-                 length, add);
+                 length, more);
         packed += t.rows * length;
-        add = true;
+        more = true;
       }
       for (; next != looked_up.end() &&
              next->sequence == static_cast<std::int64_t>(b);
@@ -221,32 +233,47 @@ class Pass {
                 t.columns);
       }
       for (std::int64_t r = 0; r < t.rows; ++r) {
-        square_into(squares_ + (t.row + r) * n_ + t.column,
-                    grads + r * t.columns, t.columns, weights_[b]);
+        add((t.row + r) * n_ + t.column, grads + r * t.columns, t.columns, b);
       }
     }
   }
 
-  float* squares_;
+  float* sums_;
   std::int64_t m_, n_, depth_ = 0;
   std::span<const float> weights_;
+  bool squared_;
   std::vector<Products> products_;
   std::vector<LookedUp> looked_up_;  // by (tile of rows, sequence)
 };
+
+void check(const at::Tensor& sums) {
+  THINWIRE_ASSERT(sums.dim() == 2 && sums.is_contiguous() &&
+                      sums.scalar_type() == at::kFloat,
+                  "sums are a contiguous fp32 matrix, not of {} dimensions",
+                  sums.dim());
+}
 
 }  // namespace
 
 void add_squared_gradients(at::Tensor squares, std::span<const WeightUse> uses,
                            std::span<const float> weights) {
-  THINWIRE_ASSERT(squares.dim() == 2 && squares.is_contiguous() &&
-                      squares.scalar_type() == at::kFloat,
-                  "squares are a contiguous fp32 matrix, not of {} dimensions",
-                  squares.dim());
+  check(squares);
   if (plain_twin(squares)) {
     return add_squared_gradients_reference(squares, uses, weights);
   }
   Pass(squares.mutable_data_ptr<float>(), squares.size(0), squares.size(1),
-       uses, weights)
+       uses, weights, /*squared=*/true)
+      .run();
+}
+
+void add_gradients(at::Tensor sums, std::span<const WeightUse> uses) {
+  check(sums);
+  if (plain_twin(sums)) return add_gradients_reference(sums, uses);
+  std::vector<WeightUse> whole(uses.begin(), uses.end());  // one sequence
+  for (WeightUse& use : whole) use.offsets = {0, use.dy.size(0)};
+  const float weight = 1;
+  Pass(sums.mutable_data_ptr<float>(), sums.size(0), sums.size(1), whole,
+       {&weight, 1}, /*squared=*/false)
       .run();
 }
 

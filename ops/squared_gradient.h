@@ -3,6 +3,7 @@
 // Raffel 2021, "Training neural networks with fixed sparse masks", sec. 3.1).
 // No sequence's gradient is ever stored: it exists one cache-resident tile at a
 // time, and each tile of the sum is read and written once for all sequences.
+// The plain gradient is added up in the same way.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,6 +33,10 @@ struct WeightUse {
 void add_squared_gradients(at::Tensor squares, std::span<const WeightUse> uses,
                            std::span<const float> weights);
 
+// sums [m, n], contiguous fp32, += the gradient of all sequences together, over
+// all uses.
+void add_gradients(at::Tensor sums, std::span<const WeightUse> uses);
+
 // rows [T, n] -> [B, n]: the sum of each sequence's rows, in their order.
 at::Tensor sequence_sums(const at::Tensor& rows,
                          std::span<const std::int64_t> offsets);
@@ -40,6 +45,7 @@ at::Tensor sequence_sums(const at::Tensor& rows,
 void add_squared_gradients_reference(at::Tensor squares,
                                      std::span<const WeightUse> uses,
                                      std::span<const float> weights);
+void add_gradients_reference(at::Tensor sums, std::span<const WeightUse> uses);
 at::Tensor sequence_sums_reference(const at::Tensor& rows,
                                    std::span<const std::int64_t> offsets);
 

@@ -1,6 +1,5 @@
 #define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
@@ -12,18 +11,18 @@
 namespace thinwire {
 namespace {
 
-at::Tensor rows_of(const at::Tensor& t, const WeightUse& use, std::size_t b) {
-  return t.narrow(0, use.offsets[b], use.offsets[b + 1] - use.offsets[b]);
-}
-
-// Adds the gradient of sequence b by one use.
-void add_gradient(at::Tensor& sum, const WeightUse& use, std::size_t b) {
-  const at::Tensor dy = rows_of(use.dy, use, b);
+// Adds the gradient of rows [begin, end) of one use.
+void add_gradient(at::Tensor& sum, const WeightUse& use, std::int64_t begin,
+                  std::int64_t end) {
+  const auto rows = [&](const at::Tensor& t) {
+    return t.narrow(0, begin, end - begin);
+  };
+  const at::Tensor dy = rows(use.dy);
   if (use.x.defined()) {
-    sum.add_(at::mm(dy.t(), rows_of(use.x, use, b)));
+    sum.addmm_(dy.t(), rows(use.x));
     return;
   }
-  const at::Tensor at = beside(rows_of(use.rows, use, b), dy);
+  const at::Tensor at = beside(rows(use.rows), dy);
   sum.index_add_(0, at.clamp_min(0), dy.masked_fill(at.lt(0).unsqueeze(1), 0));
 }
 
@@ -35,8 +34,17 @@ void add_squared_gradients_reference(at::Tensor squares,
   const at::NoGradGuard no_grad;
   for (std::size_t b = 0; b < weights.size(); ++b) {
     at::Tensor sum = at::zeros(squares.sizes(), squares.options());
-    for (const WeightUse& use : uses) add_gradient(sum, use, b);
+    for (const WeightUse& use : uses) {
+      add_gradient(sum, use, use.offsets[b], use.offsets[b + 1]);
+    }
     squares.addcmul_(sum, sum, weights[b]);
+  }
+}
+
+void add_gradients_reference(at::Tensor sums, std::span<const WeightUse> uses) {
+  const at::NoGradGuard no_grad;
+  for (const WeightUse& use : uses) {
+    add_gradient(sums, use, 0, use.dy.size(0));
   }
 }
 

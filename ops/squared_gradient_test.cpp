@@ -91,6 +91,33 @@ TEST(SquaredGradient, OfProductsAgreesWithDenseGradients) {
   }
 }
 
+// The gradient as such, of all sequences together.
+TEST(SquaredGradient, UnsquaredItIsTheSumOfAll) {
+  const std::vector<WeightUse> uses = {
+      product("head", 150, 300, {3, 2, 6}),
+      look_up("decoder", 300, {3, 2, 6},
+              {0, 149, 63, 64, 64, -1, 1, 1, 1, 0, 2}),
+      look_up("encoder", 300, {2, 4, 1}, {149, 149, 70, 64, 3, 64, 128})};
+  for (const auto& some : {std::vector{uses[0]}, std::vector{uses[1]}, uses}) {
+    at::Tensor want = at::zeros({150, 300}, at::kDouble);
+    for (const WeightUse& use : some) {
+      const at::Tensor dy = use.dy.to(at::kDouble);
+      if (use.x.defined()) want.add_(dy.t().mm(use.x.to(at::kDouble)));
+      if (!use.rows.defined()) continue;
+      for (std::int64_t t = 0; t < use.rows.numel(); ++t) {
+        const auto row = use.rows[t].item<std::int64_t>();
+        if (row >= 0) want[row].add_(dy[t]);
+      }
+    }
+    at::Tensor sums = at::zeros({150, 300});
+    for (const int times : {1, 2}) {  // adds
+      add_gradients(sums, some);
+      EXPECT_LT(largest_difference(sums.to(at::kDouble), want.mul(times)),
+                1e-5 * want.abs().max().item<double>());
+    }
+  }
+}
+
 TEST(SquaredGradient, OfLookUpsAgreesAndTouchesNoOtherRow) {
   const WeightUse use = look_up("e", 20, {4, 3, 1}, {2, 5, 2, 2, 5, -1, 0, 2});
   expect_agrees(9, 20, {use}, {1, 0.5f, 2});
@@ -119,15 +146,19 @@ TEST(SquaredGradient, HasTheSameBitsForAnyNumberOfThreads) {
       look_up("words", 70, {2, 3}, {299, 0, 17, 17, 250})};
   const std::vector<float> weights = {1, 0.5f};
   const int before = at::get_num_threads();
-  std::vector<at::Tensor> squares;
+  std::vector<at::Tensor> squares, sums;
   for (const int threads : {1, 2, 3}) {
     at::set_num_threads(threads);
     squares.push_back(at::zeros({300, 70}));
     add_squared_gradients(squares.back(), uses, weights);
+    sums.push_back(at::zeros({300, 70}));
+    add_gradients(sums.back(), uses);
   }
   at::set_num_threads(before);
-  EXPECT_TRUE(squares[0].equal(squares[1]));
-  EXPECT_TRUE(squares[0].equal(squares[2]));
+  for (const std::size_t i : {1u, 2u}) {
+    EXPECT_TRUE(squares[0].equal(squares[i]));
+    EXPECT_TRUE(sums[0].equal(sums[i]));
+  }
 }
 
 TEST(SquaredGradient, RefusesWhatDoesNotFit) {
@@ -139,6 +170,9 @@ TEST(SquaredGradient, RefusesWhatDoesNotFit) {
   for (const WeightUse& use : uses) {
     EXPECT_THROW(add_squared_gradients(squares, {&use, 1}, weights),
                  InternalError);
+  }
+  for (const std::size_t i : {0u, 1u, 3u}) {
+    EXPECT_THROW(add_gradients(squares, {&uses[i], 1}), InternalError);
   }
 }
 

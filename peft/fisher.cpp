@@ -12,10 +12,12 @@ namespace {
 class Scored {
  public:
   Scored(const Parameters& parameters, std::span<const int> slots,
-         std::span<const at::Tensor> squares)
-      : parameters_(parameters), slots_(slots) {
+         std::span<const at::Tensor> sums, bool squared)
+      : parameters_(parameters),
+        slots_(slots),
+        pass_(std::make_shared<ScoredPass>(squared)) {
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      weights_.push_back(std::make_shared<ScoredWeight>(squares[i], pass_));
+      weights_.push_back(std::make_shared<ScoredWeight>(sums[i], pass_));
       parameters_.set_scored(slots[i], weights_.back());
     }
   }
@@ -35,7 +37,7 @@ class Scored {
  private:
   const Parameters& parameters_;
   std::span<const int> slots_;
-  std::shared_ptr<ScoredPass> pass_ = std::make_shared<ScoredPass>();
+  std::shared_ptr<ScoredPass> pass_;
   std::vector<std::shared_ptr<ScoredWeight>> weights_;
 };
 
@@ -50,25 +52,41 @@ std::vector<at::Tensor> in_shape(const at::Tensor& numbers,
   return out;
 }
 
-}  // namespace
-
-std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
+std::vector<at::Tensor> sum_gradients(const Backbone& backbone,
                                       std::span<const int> slots,
                                       Scoring& scoring, std::int64_t samples,
-                                      Scoring::Labels labels) {
+                                      Scoring::Labels labels, bool squared) {
   const Parameters& p = backbone.parameters();
-  at::Tensor scores = empty_numbers(backbone, slots, p.device()).zero_();
+  at::Tensor sums = empty_numbers(backbone, slots, p.device()).zero_();
   {
-    Scored scored(p, slots, in_shape(scores, backbone, slots));
+    Scored scored(p, slots, in_shape(sums, backbone, slots), squared);
     scoring.for_each_batch(samples, labels,
                            [&](std::span<const double> weights,
                                const std::function<void()>& backward) {
                              scored.pass(weights, backward);
                            });
   }
-  scores = scores.cpu();
-  scoring.sum_over_ranks({&scores, 1});
-  return in_shape(scores, backbone, slots);
+  sums = sums.cpu();
+  scoring.sum_over_ranks({&sums, 1});
+  return in_shape(sums, backbone, slots);
+}
+
+}  // namespace
+
+std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
+                                      std::span<const int> slots,
+                                      Scoring& scoring, std::int64_t samples,
+                                      Scoring::Labels labels) {
+  return sum_gradients(backbone, slots, scoring, samples, labels,
+                       /*squared=*/true);
+}
+
+std::vector<at::Tensor> summed_gradients(const Backbone& backbone,
+                                         std::span<const int> slots,
+                                         Scoring& scoring,
+                                         std::int64_t samples) {
+  return sum_gradients(backbone, slots, scoring, samples,
+                       Scoring::Labels::kData, /*squared=*/false);
 }
 
 }  // namespace thinwire

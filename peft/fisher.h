@@ -1,6 +1,7 @@
 // Scores of single numbers of the frozen weights: the diagonal of the Fisher
 // information, the sum of every example's own squared gradient, taken from
-// batched passes (ops/squared_gradient.h).
+// batched passes (ops/squared_gradient.h); and the gradient itself, in the same
+// way.
 // Sung, Nair & Raffel 2021, "Training neural networks with fixed sparse
 // masks", sec. 3.1.
 #pragma once
@@ -26,5 +27,11 @@ std::vector<at::Tensor> fisher_scores(const Backbone& backbone,
                                       std::span<const int> slots,
                                       Scoring& scoring, std::int64_t samples,
                                       Scoring::Labels labels);
+
+// Likewise the gradient of the summed loss of `samples` examples of all ranks.
+std::vector<at::Tensor> summed_gradients(const Backbone& backbone,
+                                         std::span<const int> slots,
+                                         Scoring& scoring,
+                                         std::int64_t samples);
 
 }  // namespace thinwire

@@ -143,6 +143,60 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"t5_tied", Scoring::Labels::kData, "bf16"},
                       Case{"t5_gated", Scoring::Labels::kData}));
 
+// The definition: one backward of all examples, with weights that ask for it.
+std::vector<at::Tensor> at_once(Tiny& tiny, std::span<const int> slots) {
+  std::vector<at::Tensor> weights, gradients;
+  for (const int slot : slots) {
+    weights.push_back(tiny.backbone->parameters().slot(slot).frozen);
+    weights.back().requires_grad_(true);
+  }
+  tiny.loss().backward();
+  for (at::Tensor& weight : weights) {
+    gradients.push_back(weight.grad().to(at::kFloat));
+    weight.mutable_grad().reset();
+    weight.requires_grad_(false);
+  }
+  return gradients;
+}
+
+class Summed : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Summed, EqualsOneBackward) {
+  Tiny tiny(GetParam().model, GetParam().dtype);
+  const bool narrow = GetParam().dtype != std::string_view("fp32");
+  if (narrow) keep_logits(*tiny.backbone);
+  const Parameters& p = tiny.backbone->parameters();
+  std::vector<int> slots(static_cast<std::size_t>(p.size()));
+  std::iota(slots.begin(), slots.end(), 0);
+  const std::int64_t samples = tiny.golden.tensor("input_ids").size(0);
+  const auto expected = at_once(tiny, slots);
+  for (const std::int64_t size : {std::int64_t{1}, samples}) {
+    TinyScoring scoring(tiny, size);
+    const auto sums = summed_gradients(*tiny.backbone, slots, scoring, samples);
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      const std::string& name = p.slot(slots[i]).name;
+      // Softmax does not see a key's bias: rounding alone.
+      if (name.ends_with(".key.bias")) continue;
+      EXPECT_GT(expected[i].norm().item<double>(), 0) << name;
+      // The gradients of bf16 weights are rounded to bf16.
+      EXPECT_TRUE(golden_close(name, sums[i], expected[i],
+                               narrow ? 2e-2 : kGoldenTolerance));
+      EXPECT_EQ(p.scored(slots[i]), nullptr);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Gradients, Summed,
+    ::testing::Values(Case{"bert_classify", Scoring::Labels::kData},
+                      Case{"bert_classify", Scoring::Labels::kData, "bf16"},
+                      Case{"gpt2_classify", Scoring::Labels::kData},
+                      Case{"gpt2_lm", Scoring::Labels::kData},
+                      Case{"gpt2_lm", Scoring::Labels::kData, "bf16"},
+                      Case{"t5_tied", Scoring::Labels::kData},
+                      Case{"t5_tied", Scoring::Labels::kData, "bf16"},
+                      Case{"t5_gated", Scoring::Labels::kData}));
+
 TEST(FishMask, ASavedMaskComesBack) {
   Tiny tiny("bert_classify");
   TinyScoring scoring(tiny);
