@@ -15,7 +15,7 @@ Job job_for(bool text, const char* method, int ranks) {
   job.text = text;
   job.model = text ? t5_config(0.1) : bert_config(0.1);
   Config config = Config::object();
-  if (std::string_view(method) == "fish_mask") {
+  if (std::string_view(method).ends_with("_mask")) {
     config["density"] = 0.05;
     config["samples"] = 7;
   }
@@ -49,7 +49,7 @@ void expect_same(const Result& a, const Result& b, int ranks) {
 
 TEST(Deterministic, SameBitsForEveryNumberOfRanks) {
   for (const bool text : {false, true}) {
-    for (const char* method : {"lora", "fish_mask"}) {
+    for (const char* method : {"lora", "fish_mask", "snip_mask"}) {
       SCOPED_TRACE(testing::Message() << method << (text ? ", T5" : ", BERT"));
       const Result one = run_job(job_for(text, method, 1), 1)[0];
       EXPECT_NE(one.seen.steps.front().loss, one.seen.steps.back().loss);

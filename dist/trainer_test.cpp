@@ -94,19 +94,23 @@ TEST_P(Equivalence, AccumulationIsOneLargeBatch) {
 
 // Masks are scored over all ranks' data: the same numbers for any of them.
 TEST_P(Equivalence, MasksTakenOnTheWayAreTheSame) {
-  Job job = sgd_job(GetParam());
-  job.methods = {{"fish_mask",
-                  {{"density", 0.1},
-                   {"samples", 10},
-                   {"warmup_steps", 2},
-                   {"remask_every", 2}}}};
-  job.options.batch_size = 8;
-  const Result one = run_job(job, 1)[0];
-  EXPECT_EQ(one.seen.phases, (std::vector<std::int64_t>{2, 4}));
-  job.options.batch_size = 2;
-  for (const Result& r : run_job(job, 4)) {
-    EXPECT_EQ(r.summary.trainable_parameters, one.summary.trainable_parameters);
-    expect_same_run(one, r);
+  for (const char* method : {"fish_mask", "snip_mask"}) {
+    SCOPED_TRACE(method);
+    Job job = sgd_job(GetParam());
+    job.methods = {{method,
+                    {{"density", 0.1},
+                     {"samples", 10},
+                     {"warmup_steps", 2},
+                     {"remask_every", 2}}}};
+    job.options.batch_size = 8;
+    const Result one = run_job(job, 1)[0];
+    EXPECT_EQ(one.seen.phases, (std::vector<std::int64_t>{2, 4}));
+    job.options.batch_size = 2;
+    for (const Result& r : run_job(job, 4)) {
+      EXPECT_EQ(r.summary.trainable_parameters,
+                one.summary.trainable_parameters);
+      expect_same_run(one, r);
+    }
   }
 }
 

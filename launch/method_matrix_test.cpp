@@ -30,12 +30,27 @@ TEST(MethodMatrix, HasEveryMethodAndBackbone) {
 TEST(MethodMatrix, SaysWhatFits) {
   const auto rows = method_matrix();
   for (const std::string& model : backbone_names()) {
-    for (const char* method :
-         {"compacter", "diff_pruning", "fish_mask", "full", "houlsby", "ia3",
-          "intrinsic_dimension", "kadaptation", "lora", "lt_sft",
-          "magnitude_mask", "pafi", "parallel_adapter", "pfeiffer",
-          "phm_adapter", "prefix_tuning", "prompt_tuning", "random_mask",
-          "sparse_structure", "vera"}) {
+    for (const char* method : {"compacter",
+                               "diff_pruning",
+                               "fish_mask",
+                               "full",
+                               "houlsby",
+                               "ia3",
+                               "intrinsic_dimension",
+                               "kadaptation",
+                               "lora",
+                               "lt_sft",
+                               "magnitude_mask",
+                               "pafi",
+                               "parallel_adapter",
+                               "pfeiffer",
+                               "phm_adapter",
+                               "prefix_tuning",
+                               "prompt_tuning",
+                               "random_mask",
+                               "snip_mask",
+                               "sparse_structure",
+                               "vera"}) {
       EXPECT_EQ(cell(rows, method, model), "yes") << method << " " << model;
     }
   }

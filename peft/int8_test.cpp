@@ -66,6 +66,23 @@ TEST(Int8, AMaskedMatrixIsBf16AndBeginsAsTheFileHasIt) {
   EXPECT_TRUE(fresh.logits().detach().equal(logits));
 }
 
+// Scored over int8, times what the file holds.
+TEST(Int8, MasksByGradientsAreDrawn) {
+  for (const char* id : {"fish_mask", "snip_mask"}) {
+    Tiny tiny("t5_tied", "int8");
+    TinyScoring scoring(tiny);
+    const auto method = make_method(id, {{"density", 0.1}, {"samples", 4}});
+    const Delta delta =
+        testing::declare(*method, *tiny.backbone, {.scoring = &scoring});
+    const Parameters& p = tiny.backbone->parameters();
+    int narrow = 0;
+    for (const DeltaEntry& entry : delta.entries()) {
+      narrow += p.slot(p.require(entry.target)).scale.defined();
+    }
+    EXPECT_GT(narrow, 10) << id;
+  }
+}
+
 TEST(Int8, WhatTrainsWholeBeginsAsUnderBf16) {
   Tiny tiny("bert_classify", "int8"), bf16("bert_classify", "bf16");
   const auto method = make_method("full", {});

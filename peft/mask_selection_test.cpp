@@ -218,12 +218,15 @@ TEST(Masks, TheirDensityFallsByDrawings) {
   Tiny tiny("bert_classify");
   TinyScoring scoring(tiny);
   ASSERT_EQ(tiny.backbone->parameters().count(), 11099);
-  for (const char* id : {"random_mask", "magnitude_mask", "fish_mask"}) {
+  for (const char* id :
+       {"random_mask", "magnitude_mask", "fish_mask", "snip_mask"}) {
     Json config = {{"density", 0.1},
                    {"density_start", 0.5},
                    {"remask_every", 4},
                    {"remask_until", 9}};
-    if (std::string(id) == "fish_mask") config["samples"] = 3;
+    for (const Field& f : find_method(id).fields) {
+      if (f.name == "samples") config["samples"] = 3;
+    }
     const auto method = make_method(id, config);
     EXPECT_EQ(method->next_boundary(0), 4);
     EXPECT_EQ(method->next_boundary(4), 8);
