@@ -1,5 +1,7 @@
 #include "dist/declare.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -91,6 +93,19 @@ void check_rewinds(const std::vector<std::unique_ptr<Method>>& methods,
           method->id(), *rewind, other->id(), *boundary, *rewind);
     }
   }
+}
+
+std::string phases_out_of_reach(
+    const std::vector<std::unique_ptr<Method>>& methods, std::int64_t steps) {
+  std::string out;
+  for (const auto& method : methods) {
+    const auto boundary = method->next_boundary(0);
+    if (!boundary || *boundary < steps) continue;
+    out += fmt::format(
+        "{}{}: its next phase would begin after step {}, and the run has {}",
+        out.empty() ? "" : "; ", method->id(), *boundary, steps);
+  }
+  return out;
 }
 
 }  // namespace thinwire

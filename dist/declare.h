@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "dist/schedule.h"
@@ -37,6 +38,10 @@ Stretch stretch_of(const std::vector<std::unique_ptr<Method>>& methods,
 // phase would write over what it returns to.
 void check_rewinds(const std::vector<std::unique_ptr<Method>>& methods,
                    std::int64_t steps);
+// What to tell the user of the methods whose next phase the run of `steps` is
+// too short to begin; empty: there is none.
+std::string phases_out_of_reach(
+    const std::vector<std::unique_ptr<Method>>& methods, std::int64_t steps);
 
 // Scoring over the run's training data, for declare_delta (`mask`, trainer).
 // alone: every rank scores all examples, so that sums do not depend on how many

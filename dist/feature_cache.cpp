@@ -168,15 +168,11 @@ void Filling::fill(const FeatureIndex& index) {
     publish_file(feature_file_path(path_, mine[k]), bytes);
     if (!timed && std::ssize(bytes) >= kTimed) {
       timed = true;
-      const double reading = seconds_to_read(feature_file_path(path_, mine[k]),
-                                             std::ssize(records));
-      if (reading >= making) {
-        refuse(
-            "a sample's features take {:.3g} ms to read there, {:.3g} ms to "
-            "make; train without a cache, or give a folder on a faster disk",
-            1e3 * reading / static_cast<double>(records.size()),
-            1e3 * making / static_cast<double>(records.size()));
-      }
+      const std::string why =
+          why_not_read(seconds_to_read(feature_file_path(path_, mine[k]),
+                                       std::ssize(records)),
+                       making, std::ssize(records));
+      if (!why.empty()) refuse("{}", why);
     }
     observer_.progress("cache", static_cast<std::int64_t>(k + 1),
                        std::ssize(mine));

@@ -11,6 +11,7 @@
 
 #include "base/failpoint.h"
 #include "data/task_folders.h"
+#include "dist/feature_making.h"
 #include "dist/feature_plan.h"
 #include "dist/testing.h"
 #include "peft/pruned_weights.h"
@@ -254,6 +255,13 @@ TEST(FeatureCache, WhereItWouldBeWrongOrOfNoUseItIsRefused) {
   write_file(folder / "cache/letter.txt", "dear reader");
   EXPECT_THAT(refusal(job), HasSubstr("no folder of features and not empty"));
   EXPECT_EQ(read_file(folder / "cache/letter.txt"), "dear reader");
+}
+
+TEST(FeatureCache, ADiskThatIsSlowerThanTheBackboneIsRefused) {
+  EXPECT_EQ(why_not_read(0.9, 1.0, 10), "");
+  EXPECT_THAT(why_not_read(1.5, 1.0, 10),
+              AllOf(HasSubstr("take 150 ms to read there, 100 ms to make"),
+                    HasSubstr("train without a cache")));
 }
 
 TEST(FeatureCache, OfABackboneThatIsPrunedThereIsNone) {

@@ -1,6 +1,7 @@
 #include "dist/feature_making.h"
 
 #include <fcntl.h>
+#include <fmt/core.h>
 
 #include <utility>
 
@@ -55,6 +56,15 @@ double seconds_to_read(const std::string& path, std::int64_t records) {
   const Stopwatch clock;
   for (std::int64_t i = 0; i < records; ++i) file.read(i);
   return clock.total() / 1e3;
+}
+
+std::string why_not_read(double reading, double making, std::int64_t records) {
+  if (reading < making) return "";
+  const double each = 1e3 / static_cast<double>(records);
+  return fmt::format(
+      "a sample's features take {:.3g} ms to read there, {:.3g} ms to make; "
+      "train without a cache, or give a folder on a faster disk",
+      each * reading, each * making);
 }
 
 }  // namespace thinwire

@@ -21,4 +21,8 @@ std::vector<FeatureRecord> make_records(Backbone& backbone, Task& task,
 // of it. Throws IoError.
 double seconds_to_read(const std::string& path, std::int64_t records);
 
+// Why these records had better be made anew than read, from the seconds of
+// both; empty: reading is the faster.
+std::string why_not_read(double reading, double making, std::int64_t records);
+
 }  // namespace thinwire

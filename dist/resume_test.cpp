@@ -366,6 +366,25 @@ TEST(Resume, RanksPruneAsOne) {
   }
 }
 
+// A run that ends before what it was asked for begins says so.
+TEST(Trainer, WarnsOfAPhaseThatItIsTooShortFor) {
+  Job job;
+  job.methods = {{"dsee", {{"r", 2}, {"sparse", 5}, {"prune_after", 4}}}};
+  job.train = make_folder(26, false);
+  job.options.batch_size = 3;
+  for (const std::int64_t steps : {4, 5}) {
+    job.options.steps = steps;
+    const auto warnings = run_job(job, 2)[0].seen.warnings;
+    if (steps == 5) {
+      EXPECT_THAT(warnings, ::testing::IsEmpty());
+    } else {
+      EXPECT_THAT(warnings, ::testing::ElementsAre(
+                                "dsee: its next phase would begin after step "
+                                "4, and the run has 4"));
+    }
+  }
+}
+
 // A boundary changes what trains, not what the model computes: the step after
 // it has the loss that the step would have had without.
 TEST(Resume, ABoundaryDoesNotMoveTheModel) {

@@ -368,6 +368,8 @@ TrainSummary Trainer::train() {
   });
   from.reset();
   observer_.begin(delta_, state_.step, steps_);
+  const std::string unreached = phases_out_of_reach(*run_.methods, steps_);
+  if (!unreached.empty()) observer_.warn(unreached);
   if (options_.deterministic) {
     observer_.note(
         together(comm_, [&] { return stepper_->cost(state_.step); }));

@@ -197,6 +197,26 @@ class FeatureCache(unittest.TestCase):
                     "goes over its data 1 times", "train without a cache")
         self.assertFalse(os.path.exists(cache))
 
+    def test_there_is_too_little_room(self):
+        place = os.path.join(tiny.folder(), "features-room")
+        os.makedirs(place, exist_ok=True)
+        config, _ = self.config("room", os.path.join(place, "cache"))
+        # A disk of its own, which is gone with the namespace.
+        argv = ["unshare", "--mount"]
+        if os.geteuid() != 0:
+            argv += ["--user", "--map-root-user"]
+        result = jobs.Job(
+            [*argv, "bash", "-c",
+             f"mount -t tmpfs -o size=256k none '{place}' && \"$@\" && exit 1;"
+             f" status=$?; ls '{place}/cache'; exit $status", "-",
+             *jobs.command(["train", config], RANKS)]).wait()
+        self.assertEqual(result.status, 2, result.err)
+        self.assertEqual(len(result.errors), 1, result.err)
+        self.assertRegex(result.errors[0],
+                         r"cache\.path .*features of 400 samples take .*, "
+                         r".* are free there; give a folder with more room")
+        self.assertEqual(result.out.strip(), "")
+
     def test_inspect_foretells_it(self):
         config, _ = self.config("inspect", self.cache)
         result = jobs.run(["inspect", config])
