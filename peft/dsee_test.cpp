@@ -24,18 +24,10 @@ namespace thinwire {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::refusal;
 using testing::Tiny;
 using testing::TinyScoring;
 using Json = nlohmann::ordered_json;
-
-std::string refusal(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const UsageError& e) {
-    return e.what();
-  }
-  return "";
-}
 
 // A method on a tiny model, from one phase to the next.
 struct Phases {

@@ -19,18 +19,10 @@ namespace thinwire {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::refusal;
 using testing::Tiny;
 using testing::TinyScoring;
 using Json = nlohmann::ordered_json;
-
-std::string refusal(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const UsageError& e) {
-    return e.what();
-  }
-  return "";
-}
 
 // Of random values, so that no gradient vanishes; equal for equal names.
 void fill(Delta& delta) {

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "models/architectures.h"
 #include "models/test_models.h"
 #include "ops/loss.h"
@@ -282,5 +283,15 @@ class TinyScoring : public Scoring {
   Tiny& tiny_;
   std::int64_t size_;
 };
+
+// What a UsageError that f throws says; empty: it throws none.
+inline std::string refusal(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const UsageError& e) {
+    return e.what();
+  }
+  return "";
+}
 
 }  // namespace thinwire::testing
