@@ -61,8 +61,11 @@ def sources_of(name):
 
 def config_text(name):
     """With what it extends and starts from, whose changes are its own."""
+    own = read(config_path(name))
     others = ([base_of(name)] if base_of(name) else []) + sources_of(name)
-    return read(config_path(name)) + "".join(map(config_text, others))
+    if "path: .cache/small_t5/model" in own:
+        others.append("small_t5_pretrain")
+    return own + "".join(map(config_text, others))
 
 
 def run(name, seed, folder):
