@@ -13,7 +13,7 @@ median round. Needs a machine that does nothing else. PY is a Python with torch
 
 import rows
 from step_rows import (cache, families, fish, lora, memory, methods, side,
-                       sparse, text)
+                       side_peer, sparse, text)
 
 # Row: module, what is measured, minutes on two quiet cores.
 ROWS = {
@@ -24,7 +24,8 @@ ROWS = {
     "sparse": (sparse, "SparseAdapter against the dense adapter", 3),
     "text": (text, "LoRA on SST-2 and RTE against length groups", 5),
     "memory": (memory, "peak memory, T5-base, dropout 0.1", 12),
-    "side": (side, "a network beside T5-base against full fine-tuning", 8),
+    "side": (side, "a network beside T5-base against full fine-tuning", 6),
+    "side_peer": (side_peer, "the same network against plain PyTorch", 5),
     "cache": (cache, "a side network fed from a cache of features", 9),
 }
 

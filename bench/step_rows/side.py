@@ -1,14 +1,8 @@
 """Peak memory of one process and time of its step over our own full
 fine-tuning's, T5-base, batch 16 x (256, 32), dropout 0.1, fp32: ladder
 side-tuning beside 9 of 12 layers, LoRA, adapters. Marks of memory are the savings
-that Sung et al. 2022 report, 69 % and 26 %. And ladder side-tuning's peak over that
-of the same network in plain PyTorch."""
+that Sung et al. 2022 report, 69 % and 26 %."""
 
-import json
-import os
-import subprocess
-
-import common
 from step_rows import setting as s
 
 STEPS = 2
@@ -24,21 +18,7 @@ MEMORY = {"lst": 0.31, "lora": 0.74, "houlsby": 0.74}
 STEP = {"lst": 0.40}
 
 
-def peer(setting):
-    out = os.path.join(setting.scratch, "side_network.json")
-    subprocess.run(
-        [setting.peer(),
-         os.path.join(common.ROOT, "bench", "peers", "side_network.py"),
-         "--layers", KEPT.strip("[]").replace(" ", ""), "--steps", str(STEPS),
-         "--out", out],
-        env=dict(os.environ, OMP_NUM_THREADS="1"), check=True,
-        stdout=s.quiet(setting), stderr=s.quiet(setting))
-    with open(out) as f:
-        return json.load(f)
-
-
 def run(setting):
-    plain = peer(setting)
     raw = {m: s.ours(setting, METHODS.get(m, m), model="t5-base", batch=16,
                      source=256, dropout=0.1, steps=STEPS, ranks=1)
            for m in ("full", *METHODS)}
@@ -52,7 +32,4 @@ def run(setting):
     figures += [s.compare(f"{m} / full, step",
                           [(s.seconds(raw[m]), s.seconds(full))], mark)
                 for m, mark in STEP.items()]
-    figures.append(s.compare(
-        "lst / plain PyTorch, peak",
-        [(peak(raw["lst"]), plain["peak_rss_bytes"] / 1e6)], 0.8, "MB", 0))
-    return figures, dict(raw, plain=plain)
+    return figures, raw
