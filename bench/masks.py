@@ -2,7 +2,7 @@
 
   .venv/bin/python bench/masks.py [--model t5-base] [--rounds 3]
 
-T5-base shapes, random weights, fp32, density 0.5 %. Each round runs `thinwire
+T5-base shapes, random weights in a file, fp32, density 0.5 %. Each round runs `thinwire
 mask` for every way of choosing, and for LoRA, which chooses nothing, in turns
 on the same core. FISH and SNIP score by 8 examples, one at a time, whose passes
 are in their figures. Time: the whole command less LoRA's. Memory: resident,
@@ -30,6 +30,37 @@ WAYS = {
 }
 
 
+def config_text(model, data, method, output):
+    return f"""
+model: {model}
+task: {{kind: text_to_text}}
+data: {{train: {data}, batch_size: 4, seed: 1}}
+peft: [{method}]
+train: {{steps: 1, lr: 1e-3, threads: 1}}
+output: {output}
+"""
+
+
+def written(path, text):
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    return path
+
+
+def model_folder(scratch, model, data):
+    """With weights in a file, mapped as a real model's are: those that are drawn
+    are rounded up by the allocator, tensor by tensor."""
+    config = os.path.join(scratch, "config", "config.json")
+    write_t5_config(config, model, 0.0)
+    run, out = (os.path.join(scratch, name) for name in ("drawn", "model"))
+    measured([BINARY, "train", written(
+        os.path.join(scratch, "draw.yaml"),
+        config_text(f"{{config: {config}, init: random, seed: 1}}", data,
+                    WAYS["lora"], run))], 1)
+    measured([BINARY, "merge", run, "--output", out], 1)
+    return out
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawTextHelpFormatter)
@@ -41,22 +72,15 @@ def main():
                     "--output", data, "--samples", "64"], check=True)
     rounds = []
     with tempfile.TemporaryDirectory() as scratch:
-        model = os.path.join(scratch, "model", "config.json")
-        write_t5_config(model, args.model, 0.0)
+        model = model_folder(scratch, args.model, data)
         for _ in range(args.rounds):
             _, idle = measured([BINARY, "list"], 1)
             figures = {}
             for name, method in WAYS.items():
-                config = os.path.join(scratch, "mask.yaml")
-                with open(config, "w") as f:
-                    f.write(f"""
-model: {{config: {model}, init: random, seed: 1}}
-task: {{kind: text_to_text}}
-data: {{train: {data}, batch_size: 4, seed: 1}}
-peft: [{method}]
-train: {{steps: 1, lr: 1e-3, threads: 1}}
-output: {scratch}/run
-""")
+                config = written(
+                    os.path.join(scratch, "mask.yaml"),
+                    config_text(f"{{path: {model}}}", data, method,
+                                os.path.join(scratch, "run")))
                 seconds, peak = measured(
                     [BINARY, "mask", config, "--output",
                      os.path.join(scratch, "mask.safetensors")], 1)
