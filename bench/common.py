@@ -18,7 +18,13 @@ T5_SHAPES = {
                      num_decoder_layers=6, num_heads=8),
     "t5-base": dict(d_model=768, d_kv=64, d_ff=3072, num_layers=12,
                     num_decoder_layers=12, num_heads=12),
+    "t5-large": dict(d_model=1024, d_kv=64, d_ff=4096, num_layers=24,
+                     num_decoder_layers=24, num_heads=16),
+    "t5-3b": dict(d_model=1024, d_kv=128, d_ff=16384, num_layers=24,
+                  num_decoder_layers=24, num_heads=32),
 }
+T5_NUMBERS = {"t5-small": 60_506_624, "t5-base": 222_903_552,
+              "t5-large": 737_668_096, "t5-3b": 2_851_598_336}
 
 
 def write_t5_config(path, model, dropout):

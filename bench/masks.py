@@ -15,10 +15,9 @@ import os
 import subprocess
 import tempfile
 
-from common import (BINARY, ROOT, VENV, machine, measured, median, save, table,
-                    write_t5_config)
+from common import (BINARY, ROOT, T5_NUMBERS, VENV, machine, measured, median,
+                    save, table, write_t5_config)
 
-NUMBERS = {"t5-small": 60_506_624, "t5-base": 222_903_552}
 WAYS = {
     "lora": "{method: lora}",
     "random": "{method: random_mask}",
@@ -64,7 +63,7 @@ def model_folder(scratch, model, data):
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--model", default="t5-base", choices=NUMBERS)
+    p.add_argument("--model", default="t5-base", choices=T5_NUMBERS)
     p.add_argument("--rounds", type=int, default=3)
     args = p.parse_args()
     data = os.path.join(ROOT, "build", "bench", "t2t-128-32-64")
@@ -86,7 +85,7 @@ def main():
                      os.path.join(scratch, "mask.safetensors")], 1)
                 figures[name] = dict(seconds=seconds, peak_bytes=peak)
             rounds.append(dict(idle_bytes=idle, ways=figures))
-    least = 8 * NUMBERS[args.model]
+    least = 8 * T5_NUMBERS[args.model]
     rows = [("way", "choosing, s", "peak less idle / (weights + scores)",
              "mark")]
     for name in list(WAYS)[1:]:

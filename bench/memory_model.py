@@ -22,16 +22,10 @@ import os
 import subprocess
 import tempfile
 
-from common import BINARY, T5_SHAPES, mpi_environment, shards, table
+from common import (BINARY, T5_NUMBERS, T5_SHAPES, mpi_environment, shards,
+                    table, write_t5_config)
 from kept_runs import KeptRuns
 
-SHAPES = {
-    "t5-base": dict(T5_SHAPES["t5-base"], numbers=222_903_552),
-    "t5-large": dict(d_model=1024, d_kv=64, d_ff=4096, num_layers=24,
-                     num_decoder_layers=24, num_heads=16, numbers=737_668_096),
-    "t5-3b": dict(d_model=1024, d_kv=128, d_ff=16384, num_layers=24,
-                  num_decoder_layers=24, num_heads=32, numbers=2_851_598_336),
-}
 KEPT = {"t5-base": [1, 2, 3, 5, 6, 7, 9, 10, 11],
         "t5-large": list(range(1, 24, 2)), "t5-3b": [23]}
 BATCH, SOURCE, TARGET, VOCABULARY, FACTOR = 16, 256, 32, 32128, 8
@@ -73,7 +67,7 @@ def model_bytes(model, method, trainable, total, dropout):
     autograd saves of eager attention; a frozen linear layer keeps nothing, LoRA
     keeps its input and the inner numbers, an adapter what it reads and its inner
     numbers, a norm that trains beside it its normalised input."""
-    s = SHAPES[model]
+    s = T5_SHAPES[model]
     d, f, heads = s["d_model"], s["d_ff"], s["num_heads"]
     a, layers = heads * s["d_kv"], s["num_layers"]
     n, u = BATCH * SOURCE, BATCH * TARGET
@@ -100,12 +94,7 @@ def model_bytes(model, method, trainable, total, dropout):
 
 def inspected(folder, model, method, dropout, more):
     path = os.path.join(folder, "config.json")
-    shape = {k: v for k, v in SHAPES[model].items() if k != "numbers"}
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump(dict(model_type="t5", vocab_size=VOCABULARY,
-                       dropout_rate=dropout, feed_forward_proj="relu",
-                       tie_word_embeddings=True, pad_token_id=0, eos_token_id=1,
-                       decoder_start_token_id=0, **shape), f)
+    write_t5_config(path, model, dropout)
     config = os.path.join(folder, "run.yaml")
     with open(config, "w", encoding="utf-8") as f:
         f.write(f"""
@@ -142,10 +131,10 @@ def lines_of(model, runs):
     """One per method: what is foretold over the same of full fine-tuning, and
     both ways of computing over the model of it."""
     full = (runs["full"]["ours"]["peak_process_bytes"] if "full" in runs
-            else 16 * SHAPES[model]["numbers"])
+            else 16 * T5_NUMBERS[model])
     for method, run in runs.items():
         ours, plain = run["ours"], run["plain"]
-        total = SHAPES[model]["numbers"] + (
+        total = T5_NUMBERS[model] + (
             ours["trainable_parameters"] if method != "full" else 0)
 
         def beside(run, dropout):

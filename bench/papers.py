@@ -19,7 +19,7 @@ import os
 import re
 import subprocess
 
-from common import ROOT, machine, save, train, write_between
+from common import ROOT, machine, markdown, save, train, write_between
 
 CONFIGS = os.path.join(ROOT, "configs")
 RUNS = os.path.join(ROOT, "runs", "papers")
@@ -96,9 +96,8 @@ def about(name):
 
 
 def rows(runs, full):
-    yield ("| config | what trains | before | after | full fine-tuning | "
-           "trainable | bytes per step |")
-    yield "|---|---|---|---|---|---|---|"
+    yield ("config", "what trains", "before", "after", "full fine-tuning",
+           "trainable", "bytes per step")
     by_name = {}
     for r in runs:
         by_name.setdefault(r["name"], []).append(r)
@@ -110,9 +109,9 @@ def rows(runs, full):
                   if len(after) > 1 else "")
         first = own[0]
         share = 100 * first["trainable"] / first["total"]
-        yield (f"| `{name}` | {about(name)} | {first['before']:.3f} | "
-               f"{mean:.3f}{spread} | {full:.3f} | {share:.2f} % | "
-               f"{first['bytes_per_step']:,} |")
+        yield (f"`{name}`", about(name), f"{first['before']:.3f}",
+               f"{mean:.3f}{spread}", f"{full:.3f}", f"{share:.2f} %",
+               f"{first['bytes_per_step']:,}")
 
 
 def write_page(runs):
@@ -123,7 +122,7 @@ def write_page(runs):
                and set_of(r["name"]) == key]
         if own and full:
             parts += [f"**{title}**", "",
-                      *rows(own, sum(full) / len(full)), ""]
+                      *markdown(list(rows(own, sum(full) / len(full)))), ""]
     write_between(PAGE, "papers", "\n".join(["", *parts]))
 
 
